@@ -1,0 +1,108 @@
+// Package config is the YAML schema of a run: its keys, defaults, strict
+// decoding and validation. configs/reference.yaml explains every key.
+package config
+
+// Config is one YAML file with the environment and the flags laid over it.
+// The key of a field is its path of yaml tags, for example
+// "uptrain.learning_rate".
+type Config struct {
+	// Name labels the row in tables and plots.
+	Name string `yaml:"name"`
+	// Base is the GPT-NeoX checkpoint folder to start from.
+	Base string `yaml:"base"`
+	// Work is the folder that holds what the commands write: converted/ by
+	// convert, uptrain/ by uptrain, eval/ by eval.
+	Work    string `yaml:"work"`
+	Device  string `yaml:"device"`  // auto, cpu, cuda, cuda:N
+	Threads int    `yaml:"threads"` // CPU threads; 0 takes all
+
+	Convert Convert `yaml:"convert"`
+	Data    Data    `yaml:"data"`
+	Uptrain Uptrain `yaml:"uptrain"`
+	Eval    Eval    `yaml:"eval"`
+}
+
+// Convert says how a plain checkpoint becomes an MLKV one.
+type Convert struct {
+	KVLayers int    `yaml:"kv_layers"` // layers that own keys and values; 0 keeps all
+	KVHeads  int    `yaml:"kv_heads"`  // key/value heads in such a layer; 0 keeps all
+	LayerMap string `yaml:"layer_map"` // owner of each layer, "0_0_2_2_4_4"; instead of kv_layers
+	Pooling  string `yaml:"pooling"`   // mean, running, first
+	Grow     string `yaml:"grow"`      // split, copy, none
+	// SharedKeyRotary is "after" or "before".
+	SharedKeyRotary string `yaml:"shared_key_rotary"`
+	KeyValueMLP     bool   `yaml:"key_value_mlp"` // the authors' two-layer projections
+	Preset          string `yaml:"preset"`        // "" or "authors"
+	Seed            int64  `yaml:"seed"`          // of random weights in key_value_mlp
+}
+
+// Data says what is trained on.
+type Data struct {
+	Train   []string `yaml:"train"`   // packed shards, or folders of them
+	Heldout []string `yaml:"heldout"` // packed shards of held-out text
+	// RowLength is the number of tokens in a packed row.
+	RowLength int    `yaml:"row_length"`
+	Packing   string `yaml:"packing"` // stream, authors
+}
+
+// Uptrain is the training recipe. Its defaults are the MLKV paper's.
+type Uptrain struct {
+	Rows         int     `yaml:"rows"`       // sequences in one step
+	MicroRows    int     `yaml:"micro_rows"` // sequences in one pass; divides rows
+	Steps        int     `yaml:"steps"`      // 0: epochs passes over the data
+	Epochs       float64 `yaml:"epochs"`     // where steps is 0
+	Seed         int64   `yaml:"seed"`       // of the order of rows
+	LearningRate float64 `yaml:"learning_rate"`
+	FinalRate    float64 `yaml:"final_rate"` // where the schedule ends
+	Schedule     string  `yaml:"schedule"`   // cosine, linear, constant
+	WarmupRatio  float64 `yaml:"warmup_ratio"`
+	WarmupSteps  int     `yaml:"warmup_steps"` // instead of warmup_ratio where positive
+	Beta1        float64 `yaml:"beta1"`
+	Beta2        float64 `yaml:"beta2"`
+	Eps          float64 `yaml:"eps"`
+	WeightDecay  float64 `yaml:"weight_decay"`
+	Decay        string  `yaml:"decay"` // matrices, all
+	Clip         float64 `yaml:"clip"`  // 0 does not clip
+
+	LogEvery        int  `yaml:"log_every"`        // steps
+	HeldoutEvery    int  `yaml:"heldout_every"`    // steps; 0: only at the end
+	HeldoutRows     int  `yaml:"heldout_rows"`     // 0: all
+	CheckpointEvery int  `yaml:"checkpoint_every"` // steps; 0: only at the end and on signals
+	KeepCheckpoints int  `yaml:"keep_checkpoints"` // 0: all
+	TensorBoard     bool `yaml:"tensorboard"`
+	// OnNaN is what a loss that is not a number does: stop or skip.
+	OnNaN string `yaml:"on_nan"`
+}
+
+// Eval says what is scored.
+type Eval struct {
+	Tasks       []string `yaml:"tasks"`
+	Data        string   `yaml:"data"`         // folder of task files
+	Heldout     []string `yaml:"heldout"`      // shards or text for the heldout task
+	Limit       int      `yaml:"limit"`        // documents a task; 0: all
+	BatchTokens int      `yaml:"batch_tokens"` // padded tokens in one batch
+	LogSamples  bool     `yaml:"log_samples"`
+}
+
+// Default is the configuration before any file, variable or flag: the MLKV
+// paper's recipe.
+func Default() Config {
+	return Config{
+		Device: "auto",
+		Convert: Convert{
+			Pooling: "mean", Grow: "split", SharedKeyRotary: "after", Seed: 42,
+		},
+		Data: Data{RowLength: 2048, Packing: "stream"},
+		Uptrain: Uptrain{
+			Rows: 24, MicroRows: 12, Epochs: 1, Seed: 42,
+			LearningRate: 6e-4, Schedule: "cosine", WarmupRatio: 0.2,
+			Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.01, Decay: "matrices", Clip: 1,
+			LogEvery: 1, HeldoutEvery: 0, HeldoutRows: 0, CheckpointEvery: 1000, KeepCheckpoints: 2,
+			TensorBoard: true, OnNaN: "stop",
+		},
+		Eval: Eval{
+			Tasks:       []string{"arc_easy", "lambada_openai", "piqa", "sciq"},
+			BatchTokens: 4096,
+		},
+	}
+}

@@ -1,0 +1,245 @@
+// Package engine is the contract between the model as a graph and whatever
+// device runs it. An engine trains (Trainer), scores (Scorer) and decodes
+// (Decoder); package engine/cpu and engine/cuda implement it.
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"mlkv/internal/model"
+)
+
+// Ignore marks a target position that counts neither in the loss nor in the
+// gradient.
+const Ignore int32 = -1
+
+// Weights gives a model's parameters in float32 by their names in
+// model.Config.Params.
+type Weights interface {
+	// Float32 returns the elements of a parameter in row-major order. The
+	// slice may be mapped from a file: it must not be written to, and is
+	// valid until the source is closed.
+	Float32(name string) ([]float32, error)
+}
+
+// Batch is rows of tokens of one length with what is to be predicted at every
+// position.
+type Batch struct {
+	Rows, Length int
+	Tokens       []int32 // [Rows*Length]
+	Targets      []int32 // [Rows*Length], Ignore where nothing counts
+}
+
+// NewBatch lays packed rows out as a batch of the given length: a row's targets
+// are its tokens shifted by one. A row holds at most length+1 tokens; what a
+// shorter one lacks is filled with token 0 and Ignore.
+func NewBatch(rows [][]uint16, length int) Batch {
+	b := Batch{
+		Rows: len(rows), Length: length,
+		Tokens:  make([]int32, len(rows)*length),
+		Targets: make([]int32, len(rows)*length),
+	}
+	for r, row := range rows {
+		for i := range length {
+			at := r*length + i
+			b.Targets[at] = Ignore
+			if i < len(row) {
+				b.Tokens[at] = int32(row[i])
+			}
+			if i+1 < len(row) {
+				b.Targets[at] = int32(row[i+1])
+			}
+		}
+	}
+	return b
+}
+
+// Counted is the number of positions with a target.
+func (b Batch) Counted() int {
+	n := 0
+	for _, t := range b.Targets {
+		if t != Ignore {
+			n++
+		}
+	}
+	return n
+}
+
+// Decay says which parameters weight decay acts on.
+type Decay string
+
+const (
+	DecayMatrices Decay = "matrices" // all but biases and layer norms
+	DecayAll      Decay = "all"
+)
+
+// AdamW is the optimizer (arXiv 1711.05101) with gradient clipping by global
+// norm.
+type AdamW struct {
+	Beta1, Beta2 float64
+	Eps          float64
+	WeightDecay  float64
+	Decay        Decay
+	Clip         float64 // greatest gradient norm; 0 does not clip
+}
+
+// TrainOptions fix a trainer's shapes and optimizer.
+type TrainOptions struct {
+	Rows, Length int // of every micro-batch
+	Optimizer    AdamW
+}
+
+// Step is what one optimizer step did.
+type Step struct {
+	Loss     float64 // mean over the step's counted positions, before the update
+	GradNorm float64 // global norm before clipping
+	Tokens   int     // counted positions
+}
+
+// Slot names one of the arrays that a trainer keeps for each parameter.
+type Slot string
+
+const (
+	SlotWeight Slot = "weight"
+	SlotFirst  Slot = "exp_avg"
+	SlotSecond Slot = "exp_avg_sq"
+)
+
+// Slots lists every Slot, in the order in which they are stored.
+var Slots = []Slot{SlotWeight, SlotFirst, SlotSecond}
+
+// Trainer runs forward, backward and update. Its methods must not be called
+// concurrently.
+type Trainer interface {
+	// Accumulate adds a micro-batch's summed loss and its gradient to those
+	// of the step at hand.
+	Accumulate(ctx context.Context, b Batch) error
+	// Update divides the accumulated gradient by the step's counted
+	// positions, clips it, applies AdamW at the given learning rate and
+	// clears the accumulators.
+	Update(ctx context.Context, lr float64) (Step, error)
+	// Loss sums the loss of a batch without touching gradients, and counts
+	// its positions. The batch has the shape of TrainOptions.
+	Loss(ctx context.Context, b Batch) (sum float64, counted int, err error)
+
+	// Steps is the number of updates so far, AdamW's t.
+	Steps() int
+	// Read copies a parameter's slot into dst, whose length is its size.
+	Read(name string, slot Slot, dst []float32) error
+	// Restore sets the number of updates and every slot of every parameter
+	// from src.
+	Restore(steps int, src func(name string, slot Slot) ([]float32, error)) error
+	// Memory is what the trainer holds, in bytes.
+	Memory() Memory
+	Close() error
+}
+
+// Memory is what a trainer or scorer holds on its device, in bytes.
+type Memory struct {
+	Weights, Gradients, Optimizer, Activations, Workspace int64
+}
+
+// Total is the sum of all parts.
+func (m Memory) Total() int64 {
+	return m.Weights + m.Gradients + m.Optimizer + m.Activations + m.Workspace
+}
+
+// Request is one sequence to score: the log-likelihood of its tokens from
+// position From on, each given all before it. 1 <= From < len(Tokens).
+type Request struct {
+	Tokens []int32
+	From   int
+}
+
+// Score answers a Request, one element for each scored token.
+type Score struct {
+	LogLikelihood []float32 // natural logarithm
+	Greedy        []bool    // whether the token was the most likely one
+}
+
+// Sum is the summed log-likelihood.
+func (s Score) Sum() float64 {
+	sum := 0.0
+	for _, l := range s.LogLikelihood {
+		sum += float64(l)
+	}
+	return sum
+}
+
+// AllGreedy reports whether every token was the most likely one.
+func (s Score) AllGreedy() bool {
+	for _, g := range s.Greedy {
+		if !g {
+			return false
+		}
+	}
+	return true
+}
+
+// Scorer computes log-likelihoods. A request's score does not depend on the
+// requests beside it.
+type Scorer interface {
+	// Score answers the requests in their order. The caller orders and groups
+	// them; the scorer runs the group as one or more padded batches.
+	Score(ctx context.Context, reqs []Request) ([]Score, error)
+	// Logits returns the logits of every position of one sequence, row-major
+	// [len(tokens), vocab].
+	Logits(ctx context.Context, tokens []int32) ([]float32, error)
+	Memory() Memory
+	Close() error
+}
+
+// Decoder extends sequences token by token with a key/value cache that holds
+// one entry for each owner layer.
+type Decoder interface {
+	// Prefill empties the cache, reads one prompt for each row and returns
+	// the logits after the last token of each, row-major [rows, vocab].
+	Prefill(ctx context.Context, prompts [][]int32) ([]float32, error)
+	// Next appends one token to each row and returns the logits after it,
+	// row-major [rows, vocab]; valid until the next call.
+	Next(ctx context.Context, tokens []int32) ([]float32, error)
+	// CacheBytes is the memory that the cache holds for its capacity.
+	CacheBytes() int64
+	Close() error
+}
+
+// DecodeOptions fix a decoder's capacity.
+type DecodeOptions struct {
+	Rows    int // sequences decoded together
+	MaxSize int // longest sequence, prompt and continuation
+}
+
+// Info tells what an engine runs on.
+type Info struct {
+	Device  string // "cpu" or "cuda:0"
+	Name    string // for example the processor's model
+	Backend string // for example "OpenBLAS 0.3.21 (SkylakeX)"
+	Threads int
+	// Peak is the greatest rate of the units that do matrix products, in
+	// floating-point operations a second; 0 where it is not known.
+	Peak float64
+	// Free and Total are the device's memory in bytes; 0 where not known.
+	Free, Total int64
+}
+
+// Engine makes trainers, scorers and decoders on one device.
+type Engine interface {
+	Info() Info
+	Trainer(cfg model.Config, w Weights, o TrainOptions) (Trainer, error)
+	Scorer(cfg model.Config, w Weights) (Scorer, error)
+	Decoder(cfg model.Config, w Weights, o DecodeOptions) (Decoder, error)
+	// PlanTrainer computes what a trainer would hold, without making one.
+	PlanTrainer(cfg model.Config, o TrainOptions) (Memory, error)
+	Close() error
+}
+
+// CheckTokens reports the first token id that the model has no row for.
+func CheckTokens(tokens []int32, vocab int) error {
+	for i, t := range tokens {
+		if t < 0 || int(t) >= vocab {
+			return fmt.Errorf("token %d: id %d is outside the vocabulary of %d", i, t, vocab)
+		}
+	}
+	return nil
+}
