@@ -32,14 +32,18 @@ type Convert struct {
 	// SharedKeyRotary is "after" or "before".
 	SharedKeyRotary string `yaml:"shared_key_rotary"`
 	KeyValueMLP     bool   `yaml:"key_value_mlp"` // the authors' two-layer projections
+	DType           string `yaml:"dtype"`         // of the weights written: float32, float16, bfloat16
 	Preset          string `yaml:"preset"`        // "" or "authors"
 	Seed            int64  `yaml:"seed"`          // of random weights in key_value_mlp
 }
 
 // Data says what is trained on.
 type Data struct {
-	Train   []string `yaml:"train"`   // packed shards, or folders of them
-	Heldout []string `yaml:"heldout"` // packed shards of held-out text
+	Text      []string `yaml:"text"`      // text that prepare packs: files, or folders of them
+	Glob      string   `yaml:"glob"`      // the files of a folder that count as text
+	Tokenizer string   `yaml:"tokenizer"` // tokenizer.json, or its folder; empty: that of base
+	Train     []string `yaml:"train"`     // packed shards, or folders of them
+	Heldout   []string `yaml:"heldout"`   // packed shards of held-out text
 	// RowLength is the number of tokens in a packed row.
 	RowLength int    `yaml:"row_length"`
 	Packing   string `yaml:"packing"` // stream, authors
@@ -90,7 +94,7 @@ func Default() Config {
 	return Config{
 		Device: "auto",
 		Convert: Convert{
-			Pooling: "mean", Grow: "split", SharedKeyRotary: "after", Seed: 42,
+			Pooling: "mean", Grow: "split", SharedKeyRotary: "after", DType: "float32", Seed: 42,
 		},
 		Data: Data{RowLength: 2048, Packing: "stream"},
 		Uptrain: Uptrain{
