@@ -6,48 +6,36 @@ import (
 )
 
 // Detokenizer turns tokens back into text. The bytes of a run of tokens are
-// those of its tokens in a row.
+// those of its tokens in a row, so one token may end inside a character.
 type Detokenizer interface {
 	Decode(ids []int32) string
 }
-
-// maxPending bounds how many tokens may wait for the end of a character, since
-// a model may emit bytes that no others complete.
-const maxPending = 16
 
 // textStream turns the tokens of one row into text that may be shown at once:
 // it never cuts a character, and holds back what may begin a stop string.
 type textStream struct {
 	detokenizer Detokenizer
 	stop        []string
-	pending     []int32 // tokens whose bytes end inside a character
-	held        string  // text that may begin a stop string
+	partial     string // the first bytes of a character
+	held        string // text that may begin a stop string
 }
 
 // push adds a token and returns the text that is now certain, and whether a
 // stop string ended it. The stop string is not part of the text.
 func (t *textStream) push(token int32) (text string, stopped bool) {
-	t.pending = append(t.pending, token)
-	s := t.detokenizer.Decode(t.pending)
-	if incomplete(s) && len(t.pending) < maxPending {
-		return "", false
-	}
-	t.pending = t.pending[:0]
-	return t.release(s)
+	s := t.partial + t.detokenizer.Decode([]int32{token})
+	cut := len(s) - partialTail(s)
+	t.partial = s[cut:]
+	return t.release(s[:cut])
 }
 
 // end returns what is still held back when no token follows.
 func (t *textStream) end() string {
-	rest := ""
-	if len(t.pending) > 0 {
-		rest = t.detokenizer.Decode(t.pending)
-		t.pending = t.pending[:0]
-	}
-	text, stopped := t.release(rest)
+	text, stopped := t.release(t.partial)
 	if !stopped {
 		text += t.held
 	}
-	t.held = ""
+	t.partial, t.held = "", ""
 	return text
 }
 
@@ -84,16 +72,16 @@ func overlap(text, stop string) int {
 	return 0
 }
 
-// incomplete reports whether s ends inside a character: in bytes that further
-// ones may complete, or in the replacement that a detokenizer put for them.
-func incomplete(s string) bool {
-	if strings.HasSuffix(s, string(utf8.RuneError)) {
-		return true
-	}
+// partialTail is the number of bytes at the end of s that begin a character
+// and need more to complete it.
+func partialTail(s string) int {
 	for n := 1; n <= min(len(s), utf8.UTFMax-1); n++ {
-		if b := s[len(s)-n]; utf8.RuneStart(b) {
-			return b >= utf8.RuneSelf && !utf8.FullRuneInString(s[len(s)-n:])
+		if tail := s[len(s)-n:]; utf8.RuneStart(tail[0]) {
+			if utf8.FullRuneInString(tail) {
+				return 0
+			}
+			return n
 		}
 	}
-	return false
+	return 0
 }
