@@ -56,7 +56,7 @@ type Progress struct {
 	label string
 	unit  Unit
 	total int64
-	width int                      // columns of the terminal
+	room  int                      // columns behind the bar
 	bar   *progressbar.ProgressBar // nil where lines are written
 	now   func() time.Time
 
@@ -72,18 +72,20 @@ type Progress struct {
 // NewProgress begins to show work of total units; a negative total is not
 // known. Call Done at the end, also after a failure.
 func NewProgress(s Streams, total int64, label string, unit Unit) *Progress {
-	p := &Progress{out: s.Err, label: label, unit: unit, total: total, width: s.Width, now: time.Now}
+	p := &Progress{out: s.Err, label: label, unit: unit, total: total, now: time.Now}
 	if s.Terminal {
-		p.bar = newBar(s, total, label)
+		width := min(30, max(8, s.Width/5))
+		p.bar = newBar(s.Err, total, width)
+		p.room = s.Width - width - len(" 100% [] ") - 4 // 4: spaces of the bar's own
 	}
 	p.begin()
 	return p
 }
 
-func newBar(s Streams, total int64, label string) *progressbar.ProgressBar {
-	width := min(30, max(8, s.Width/5))
+// newBar draws a percentage and a bar, and behind them what Describe says.
+func newBar(out io.Writer, total int64, width int) *progressbar.ProgressBar {
 	return progressbar.NewOptions64(total,
-		progressbar.OptionSetWriter(s.Err),
+		progressbar.OptionSetWriter(out),
 		progressbar.OptionSetWidth(width),
 		progressbar.OptionShowDescriptionAtLineEnd(),
 		progressbar.OptionSetElapsedTime(false),
@@ -92,7 +94,7 @@ func newBar(s Streams, total int64, label string) *progressbar.ProgressBar {
 		progressbar.OptionSetSpinnerChangeInterval(0),
 		progressbar.OptionUseANSICodes(true),
 		progressbar.OptionSetTheme(progressbar.Theme{
-			Saucer: "█", SaucerPadding: "░", BarStart: label + " ▕", BarEnd: "▏",
+			Saucer: "█", SaucerPadding: "░", BarStart: "▕", BarEnd: "▏",
 		}))
 }
 
@@ -195,15 +197,13 @@ func (p *Progress) draw() {
 		return
 	}
 	p.next = now.Add(redrawEvery)
-	rest := " " + p.unit.amount(p.n) + p.tail(true)
-	room := p.width - uniseg.StringWidth(p.label) - min(30, max(8, p.width/5)) - len(" ▕▏ 100% ")
-	p.bar.Describe(truncate(rest, room))
 	// The bar takes a count beyond its total for an error.
 	n := p.n
 	if p.total >= 0 {
 		n = min(n, p.total)
 	}
 	_ = p.bar.Set64(n)
+	p.bar.Describe(truncate(p.label+": "+p.unit.amount(p.n)+p.tail(true), p.room))
 }
 
 // position writes the work done and, where it is known, of how much.
@@ -222,7 +222,7 @@ func (p *Progress) position() string {
 func (p *Progress) tail(left bool) string {
 	var b strings.Builder
 	did := p.n - p.start
-	if seconds := p.now().Sub(p.began).Seconds(); seconds > 0 && did > 0 {
+	if seconds := p.now().Sub(p.began).Seconds(); seconds > 0.2 && did > 0 { // sooner, a rate says nothing
 		rate := float64(did) / seconds
 		fmt.Fprintf(&b, ", %s", p.unit.rate(rate))
 		if left && p.total > p.n {
