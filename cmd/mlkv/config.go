@@ -8,6 +8,8 @@ func newConfigCmd(a *app) *cobra.Command {
 		Short: "Look at the configuration of a run",
 		Args:  cobra.ArbitraryArgs,
 		RunE:  onlySubcommands,
+
+		DisableFlagsInUseLine: true,
 	}
 	cmd.AddCommand(newConfigShowCmd(a))
 	return cmd

@@ -63,8 +63,12 @@ can be rerun and resumed alone.`,
 
   # what a run would use, and where each value comes from
   mlkv config show --config configs/mlkv-6.yaml --set uptrain.steps=100 --origin`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		Args: cobra.ArbitraryArgs, // refused by onlySubcommands
+		RunE: onlySubcommands,
+
+		SilenceErrors:         true,
+		SilenceUsage:          true,
+		DisableFlagsInUseLine: true,
 	}
 	root.AddGroup(groups...)
 	root.SetCompletionCommandGroupID(groupOther)
