@@ -106,8 +106,8 @@ func addEnv(v *viper.Viper, origin map[string]string) error {
 		}
 	}
 	for _, e := range os.Environ() {
-		name, _, _ := strings.Cut(e, "=")
-		if inSection(name) && !slices.Contains(names, name) {
+		name, value, _ := strings.Cut(e, "=")
+		if value != "" && inSection(name) && !slices.Contains(names, name) {
 			return ui.Usagef("environment variable %s: names no key%s", name, ui.DidYouMean(name, names))
 		}
 	}
