@@ -119,8 +119,11 @@ type Trainer interface {
 	// positions, clips it, applies AdamW at the given learning rate and
 	// clears the accumulators.
 	Update(ctx context.Context, lr float64) (Step, error)
+	// Discard clears the accumulators without an update.
+	Discard()
 	// Loss sums the loss of a batch without touching gradients, and counts
-	// its positions. The batch has the shape of TrainOptions.
+	// its positions. The batch has the shape of TrainOptions. It must not be
+	// called between Accumulate and Update or Discard.
 	Loss(ctx context.Context, b Batch) (sum float64, counted int, err error)
 
 	// Steps is the number of updates so far, AdamW's t.

@@ -1,0 +1,174 @@
+package cpu
+
+import (
+	"context"
+	"fmt"
+
+	"mlkv/internal/engine"
+	"mlkv/internal/engine/plan"
+	"mlkv/internal/graph"
+	"mlkv/internal/model"
+	"mlkv/internal/op"
+)
+
+// decoder runs the model's graph over one new token a row. Where the graph
+// attends and rotates, it reads the cache and the rows' positions instead.
+type decoder struct {
+	cfg     model.Config
+	o       engine.DecodeOptions
+	params  map[string][]float32
+	next    *program
+	arena   []float32
+	caches  map[int]*op.KVCache // by owner layer
+	lengths []int               // tokens of each row in the cache
+}
+
+// Decoder implements engine.Engine.
+func (e *Engine) Decoder(cfg model.Config, w engine.Weights, o engine.DecodeOptions) (engine.Decoder, error) {
+	if o.Rows < 1 || o.MaxSize < 1 {
+		return nil, fmt.Errorf("decoding %d rows of up to %d tokens: both must be positive", o.Rows, o.MaxSize)
+	}
+	params, err := load(cfg, w, false)
+	if err != nil {
+		return nil, err
+	}
+	d := &decoder{cfg: cfg, o: o, params: params, caches: map[int]*op.KVCache{}, lengths: make([]int, o.Rows)}
+	if d.next, err = d.compile(o.Rows, 1, o.Rows); err != nil {
+		return nil, err
+	}
+	for _, c := range d.next.Cache {
+		d.caches[c.Owner] = op.NewKVCache(o.Rows, o.MaxSize, cfg.KVSize())
+	}
+	d.arena = make([]float32, d.next.plan.Elements)
+	return d, nil
+}
+
+// compile is the program of the logits at the picked positions, with the keys
+// and values that go into the cache kept to its end.
+func (d *decoder) compile(rows, length, picked int) (*program, error) {
+	g, err := graph.Build(d.cfg, graph.Options{Rows: rows, Length: length, Output: graph.Logits, Picked: picked})
+	if err != nil {
+		return nil, err
+	}
+	results := nodes(g.Logits)
+	for _, c := range g.Cache {
+		results = append(results, c.Key, c.Value)
+	}
+	return compile(g, d.params, results)
+}
+
+// Prefill implements engine.Decoder. It reads prompt after prompt with the same
+// attention as training does.
+func (d *decoder) Prefill(ctx context.Context, prompts [][]int32) ([]float32, error) {
+	if len(prompts) != d.o.Rows {
+		return nil, fmt.Errorf("prefill: expected %d prompts, found %d", d.o.Rows, len(prompts))
+	}
+	logits := make([]float32, 0, d.o.Rows*d.cfg.VocabSize)
+	for r, prompt := range prompts {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if len(prompt) < 1 || len(prompt) > d.o.MaxSize {
+			return nil, fmt.Errorf("prompt %d: expected 1 to %d tokens, found %d", r, d.o.MaxSize, len(prompt))
+		}
+		if err := engine.CheckTokens(prompt, d.cfg.VocabSize); err != nil {
+			return nil, fmt.Errorf("prompt %d: %w", r, err)
+		}
+		p, err := d.compile(1, len(prompt), 1)
+		if err != nil {
+			return nil, err
+		}
+		arena := make([]float32, p.plan.Elements)
+		p.bind(p.Tokens, prompt)
+		p.bind(p.Index, []int32{int32(len(prompt) - 1)})
+		p.run(arena, nil)
+		for _, c := range p.Cache {
+			d.caches[c.Owner].Put(r, 0, p.value(arena, c.Key), p.value(arena, c.Value))
+		}
+		d.lengths[r] = len(prompt)
+		logits = append(logits, p.value(arena, p.Logits)...)
+	}
+	return logits, nil
+}
+
+// Next implements engine.Decoder.
+func (d *decoder) Next(_ context.Context, tokens []int32) ([]float32, error) {
+	if len(tokens) != d.o.Rows {
+		return nil, fmt.Errorf("next: expected %d tokens, found %d", d.o.Rows, len(tokens))
+	}
+	if err := engine.CheckTokens(tokens, d.cfg.VocabSize); err != nil {
+		return nil, err
+	}
+	for r, n := range d.lengths {
+		if n == 0 || n == d.o.MaxSize {
+			return nil, fmt.Errorf("next: row %d holds %d of at most %d tokens", r, n, d.o.MaxSize)
+		}
+	}
+	p := d.next
+	p.bind(p.Tokens, tokens)
+	p.bind(p.Index, sequence(d.o.Rows))
+	d.run(p)
+	for r := range d.lengths {
+		d.lengths[r]++
+	}
+	return p.value(d.arena, p.Logits), nil
+}
+
+// run executes the program with the operators that depend on what came before
+// replaced by those that read positions and cache.
+func (d *decoder) run(p *program) {
+	seen := make([]int, len(d.lengths)) // positions that the new token attends to
+	for r, n := range d.lengths {
+		seen[r] = n + 1
+	}
+	stored := map[int]bool{}
+	p.run(d.arena, func(s plan.Step, out op.Array, in []op.Array) bool {
+		switch o := s.Op.(type) {
+		case op.Rotary:
+			copy(out.F32, in[0].F32)
+			o.TurnAt(out.F32, d.lengths)
+		case op.Attention:
+			cache := d.caches[o.Owner]
+			var turn *op.Rotary
+			if !stored[o.Owner] { // the owner's own layer comes before its borrowers
+				stored[o.Owner] = true
+				if d.store(p, o.Owner) {
+					r := graph.Rotary(d.cfg, 1)
+					turn = &r
+				}
+			}
+			o.AttendCached(out.F32, in[0].F32, cache, seen, turn)
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+// store puts the new tokens' keys and values of an owner into its cache, and
+// reports whether the keys there are unrotated.
+func (d *decoder) store(p *program, owner int) (unrotated bool) {
+	for _, c := range p.Cache {
+		if c.Owner != owner {
+			continue
+		}
+		keys, values, w := p.value(d.arena, c.Key), p.value(d.arena, c.Value), d.cfg.KVSize()
+		for r, n := range d.lengths {
+			d.caches[owner].Put(r, n, keys[r*w:(r+1)*w], values[r*w:(r+1)*w])
+		}
+		return c.Unrotated
+	}
+	return false
+}
+
+// CacheBytes implements engine.Decoder.
+func (d *decoder) CacheBytes() int64 {
+	n := int64(0)
+	for _, c := range d.caches {
+		n += int64(len(c.Keys)+len(c.Values)) * 4
+	}
+	return n
+}
+
+// Close implements engine.Decoder.
+func (d *decoder) Close() error { return nil }

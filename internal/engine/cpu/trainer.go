@@ -1,0 +1,243 @@
+package cpu
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"gorgonia.org/gorgonia"
+	"mlkv/internal/engine"
+	"mlkv/internal/graph"
+	"mlkv/internal/model"
+	"mlkv/internal/op"
+)
+
+// trainer keeps weights, moments and, where a step has several micro-batches,
+// accumulated gradients; the gradients of the latest micro-batch stay in the
+// arena until they are needed.
+type trainer struct {
+	cfg    model.Config
+	o      engine.TrainOptions
+	params []model.Param
+	slots  map[engine.Slot]map[string][]float32
+	grads  *program
+	loss   *program
+	arena  []float32
+
+	steps       int
+	accumulated map[string][]float32 // nil until a step has two micro-batches
+	passes      int                  // micro-batches since the last update
+	lossSum     float64
+	counted     int
+}
+
+// Trainer implements engine.Engine.
+func (e *Engine) Trainer(cfg model.Config, w engine.Weights, o engine.TrainOptions) (engine.Trainer, error) {
+	weights, err := load(cfg, w, true)
+	if err != nil {
+		return nil, err
+	}
+	t := &trainer{cfg: cfg, o: o, params: cfg.Params(), slots: map[engine.Slot]map[string][]float32{
+		engine.SlotWeight: weights, engine.SlotFirst: zeros(cfg), engine.SlotSecond: zeros(cfg),
+	}}
+	if t.grads, err = compileGradients(cfg, o, weights); err != nil {
+		return nil, err
+	}
+	if t.loss, err = compileLoss(cfg, o.Rows, o.Length, weights); err != nil {
+		return nil, err
+	}
+	t.arena = make([]float32, max(t.grads.plan.Elements, t.loss.plan.Elements))
+	return t, nil
+}
+
+func zeros(cfg model.Config) map[string][]float32 {
+	out := map[string][]float32{}
+	for _, p := range cfg.Params() {
+		out[p.Name] = make([]float32, p.Size())
+	}
+	return out
+}
+
+func nodes(n ...*gorgonia.Node) []*gorgonia.Node { return n }
+
+func compileGradients(cfg model.Config, o engine.TrainOptions, params map[string][]float32) (*program, error) {
+	g, err := graph.Build(cfg, graph.Options{Rows: o.Rows, Length: o.Length, Output: graph.Gradients})
+	if err != nil {
+		return nil, err
+	}
+	results := nodes(g.Loss)
+	for _, p := range cfg.Params() {
+		results = append(results, g.Grads[p.Name])
+	}
+	return compile(g, params, results)
+}
+
+func (t *trainer) check(b engine.Batch) error {
+	if b.Rows != t.o.Rows || b.Length != t.o.Length {
+		return fmt.Errorf("batch: expected %d rows of %d tokens, found %d of %d", t.o.Rows, t.o.Length, b.Rows, b.Length)
+	}
+	if err := engine.CheckTokens(b.Tokens, t.cfg.VocabSize); err != nil {
+		return err
+	}
+	for i, target := range b.Targets {
+		if target != engine.Ignore && (target < 0 || int(target) >= t.cfg.VocabSize) {
+			return fmt.Errorf("target %d: id %d is outside the vocabulary of %d", i, target, t.cfg.VocabSize)
+		}
+	}
+	return nil
+}
+
+// Accumulate implements engine.Trainer.
+func (t *trainer) Accumulate(_ context.Context, b engine.Batch) error {
+	if err := t.check(b); err != nil {
+		return err
+	}
+	t.fold()
+	t.grads.bind(t.grads.Tokens, b.Tokens)
+	t.grads.bind(t.grads.Targets, b.Targets)
+	t.grads.run(t.arena, nil)
+	t.passes++
+	t.lossSum += float64(t.grads.value(t.arena, t.grads.Loss)[0])
+	t.counted += b.Counted()
+	return nil
+}
+
+// fold adds the gradients in the arena to the accumulated ones.
+func (t *trainer) fold() {
+	if t.passes == 0 {
+		return
+	}
+	if t.accumulated == nil {
+		t.accumulated = zeros(t.cfg)
+	}
+	for _, p := range t.params {
+		sum, fresh := t.accumulated[p.Name], t.grads.value(t.arena, t.grads.Grads[p.Name])
+		if t.passes == 1 {
+			copy(sum, fresh)
+		} else {
+			op.Accumulate(sum, fresh)
+		}
+	}
+}
+
+// gradient is a parameter's summed gradient of the step.
+func (t *trainer) gradient(name string) []float32 {
+	if t.passes > 1 {
+		return t.accumulated[name]
+	}
+	return t.grads.value(t.arena, t.grads.Grads[name])
+}
+
+// Update implements engine.Trainer. The norm is clipped as PyTorch's
+// clip_grad_norm_ does.
+func (t *trainer) Update(_ context.Context, lr float64) (engine.Step, error) {
+	if t.counted == 0 {
+		return engine.Step{}, fmt.Errorf("update: no position of the step has a target")
+	}
+	if t.passes > 1 {
+		t.fold()
+	}
+	squares := 0.0
+	for _, p := range t.params {
+		squares += op.SquaredNorm(t.gradient(p.Name))
+	}
+	step := engine.Step{
+		Loss:     t.lossSum / float64(t.counted),
+		GradNorm: math.Sqrt(squares) / float64(t.counted),
+		Tokens:   t.counted,
+	}
+	scale := 1 / float64(t.counted)
+	if clip := t.o.Optimizer.Clip; clip > 0 {
+		scale *= min(1, clip/(step.GradNorm+1e-6))
+	}
+	t.steps++
+	for _, p := range t.params {
+		opt := t.o.Optimizer
+		update := op.AdamWStep{Rate: lr, Beta1: opt.Beta1, Beta2: opt.Beta2, Eps: opt.Eps, T: t.steps, GradScale: scale}
+		if opt.Decay == engine.DecayAll || p.Decays() {
+			update.Decay = opt.WeightDecay
+		}
+		update.Apply(t.slots[engine.SlotWeight][p.Name], t.slots[engine.SlotFirst][p.Name],
+			t.slots[engine.SlotSecond][p.Name], t.gradient(p.Name))
+	}
+	t.Discard()
+	return step, nil
+}
+
+// Discard implements engine.Trainer.
+func (t *trainer) Discard() { t.passes, t.lossSum, t.counted = 0, 0, 0 }
+
+// Loss implements engine.Trainer. It leaves accumulated gradients as they are.
+func (t *trainer) Loss(_ context.Context, b engine.Batch) (float64, int, error) {
+	if err := t.check(b); err != nil {
+		return 0, 0, err
+	}
+	if t.passes > 0 {
+		return 0, 0, fmt.Errorf("loss: called between Accumulate and Update")
+	}
+	t.loss.bind(t.loss.Tokens, b.Tokens)
+	t.loss.bind(t.loss.Targets, b.Targets)
+	t.loss.run(t.arena, nil)
+	return float64(t.loss.value(t.arena, t.loss.Loss)[0]), b.Counted(), nil
+}
+
+// Steps implements engine.Trainer.
+func (t *trainer) Steps() int { return t.steps }
+
+// Read implements engine.Trainer.
+func (t *trainer) Read(name string, slot engine.Slot, dst []float32) error {
+	src, ok := t.slots[slot][name]
+	if !ok || len(src) != len(dst) {
+		return fmt.Errorf("reading %s of %s: expected %d elements, found %d", slot, name, len(dst), len(src))
+	}
+	copy(dst, src)
+	return nil
+}
+
+// Restore implements engine.Trainer.
+func (t *trainer) Restore(steps int, src func(name string, slot engine.Slot) ([]float32, error)) error {
+	for _, slot := range engine.Slots {
+		for _, p := range t.params {
+			data, err := src(p.Name, slot)
+			if err != nil {
+				return err
+			}
+			if len(data) != p.Size() {
+				return fmt.Errorf("restoring %s of %s: expected %d elements, found %d", slot, p.Name, p.Size(), len(data))
+			}
+			copy(t.slots[slot][p.Name], data)
+		}
+	}
+	t.steps = steps
+	t.Discard()
+	return nil
+}
+
+// Memory implements engine.Trainer.
+func (t *trainer) Memory() engine.Memory {
+	return engine.Memory{
+		Weights:     bytes(t.slots[engine.SlotWeight]),
+		Optimizer:   bytes(t.slots[engine.SlotFirst]) + bytes(t.slots[engine.SlotSecond]),
+		Gradients:   bytes(t.accumulated),
+		Activations: int64(len(t.arena)) * 4,
+		Workspace:   op.Workspace(t.cfg.VocabSize, t.o.Rows*t.o.Length),
+	}
+}
+
+// PlanTrainer implements engine.Engine. It counts accumulated gradients, which
+// exist where a step has more than one micro-batch.
+func (e *Engine) PlanTrainer(cfg model.Config, o engine.TrainOptions) (engine.Memory, error) {
+	grads, err := compileGradients(cfg, o, nil)
+	if err != nil {
+		return engine.Memory{}, err
+	}
+	weights := int64(cfg.Parameters()) * 4
+	return engine.Memory{
+		Weights: weights, Optimizer: 2 * weights, Gradients: weights,
+		Activations: int64(grads.plan.Elements) * 4,
+		Workspace:   op.Workspace(cfg.VocabSize, o.Rows*o.Length),
+	}, nil
+}
+
+// Close implements engine.Trainer.
+func (t *trainer) Close() error { return nil }
