@@ -1,0 +1,133 @@
+//go:build cuda && cgo && linux && (amd64 || arm64)
+
+package gpu
+
+// #include <cuda.h>
+import "C"
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+
+	"gorgonia.org/cu"
+)
+
+// Module is device code loaded into the context.
+type Module struct {
+	name string
+	m    cu.Module
+}
+
+// LoadModule loads a CUBIN or PTX image; name is used in errors only.
+func LoadModule(name string, image []byte) (*Module, error) {
+	// cu.LoadData takes a string and hands its bytes to the driver with a
+	// closing zero, which both image kinds bear.
+	m, err := cu.LoadData(string(image))
+	if err != nil {
+		return nil, wrap("cuModuleLoadData of "+name, err)
+	}
+	return &Module{name, m}, nil
+}
+
+// Kernel looks up an extern "C" __global__ function.
+func (m *Module) Kernel(name string) (*Kernel, error) {
+	f, err := m.m.Function(name)
+	if err != nil {
+		return nil, wrap(fmt.Sprintf("kernel %s in %s", name, m.name), err)
+	}
+	return &Kernel{name: name, f: f}, nil
+}
+
+// Unload removes the module from the context.
+func (m *Module) Unload() error { return wrap("cuModuleUnload of "+m.name, m.m.Unload()) }
+
+// Kernel is a function of a module.
+type Kernel struct {
+	name   string
+	f      cu.Function
+	shared int // dynamic shared memory that it may use so far
+}
+
+// Grid is the shape of a launch: blocks and threads in each (x, y, z; zero
+// counts as one), and a block's dynamic shared memory in bytes.
+type Grid struct {
+	Blocks, Threads [3]int
+	Shared          int
+}
+
+// Grid1 is a one-dimensional launch of enough blocks for n threads.
+func Grid1(n, threads int) Grid {
+	return Grid{Blocks: [3]int{(n + threads - 1) / threads}, Threads: [3]int{threads}}
+}
+
+// defaultShared is what a block may use without asking.
+const defaultShared = 48 << 10
+
+// Launch puts the kernel into a stream. Arguments must have the C types of the
+// kernel's parameters: Ptr, int32, uint32, int64, uint64, float32 or float64.
+func (k *Kernel) Launch(s Stream, g Grid, args ...any) error {
+	if g.Shared > defaultShared && g.Shared > k.shared {
+		if err := check(fmt.Sprintf("kernel %s: %d bytes of shared memory", k.name, g.Shared),
+			C.cuFuncSetAttribute(k.c(), C.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, C.int(g.Shared))); err != nil {
+			return err
+		}
+		k.shared = g.Shared
+	}
+	cells := make([]uint64, len(args))
+	ptrs := make([]unsafe.Pointer, len(args))
+	for i, a := range args {
+		cells[i] = cell(k.name, i, a)
+		ptrs[i] = unsafe.Pointer(&cells[i])
+	}
+	err := k.f.Launch(max(g.Blocks[0], 1), max(g.Blocks[1], 1), max(g.Blocks[2], 1),
+		max(g.Threads[0], 1), max(g.Threads[1], 1), max(g.Threads[2], 1), g.Shared, s.s, ptrs)
+	if err != nil {
+		return wrap(fmt.Sprintf("kernel %s, blocks %v of %v threads, %d bytes shared", k.name, g.Blocks, g.Threads, g.Shared), err)
+	}
+	return nil
+}
+
+// cell lays an argument out in eight bytes, little-endian as the host.
+func cell(kernel string, i int, a any) uint64 {
+	switch v := a.(type) {
+	case Ptr:
+		return uint64(v)
+	case int32:
+		return uint64(uint32(v))
+	case uint32:
+		return uint64(v)
+	case int64:
+		return uint64(v)
+	case uint64:
+		return v
+	case float32:
+		return uint64(math.Float32bits(v))
+	case float64:
+		return math.Float64bits(v)
+	}
+	panic(fmt.Sprintf("gpu: kernel %s: argument %d has type %T", kernel, i, a))
+}
+
+// c is the driver's handle, the only field of cu's type.
+func (k *Kernel) c() C.CUfunction { return *(*C.CUfunction)(unsafe.Pointer(&k.f)) }
+
+// Attributes are what the compiler made of a kernel.
+type Attributes struct {
+	Registers int // of a thread
+	Local     int // bytes of a thread, spills included
+	Shared    int // static bytes of a block
+}
+
+// Attributes asks the driver.
+func (k *Kernel) Attributes() (a Attributes, err error) {
+	for _, q := range []struct {
+		dst  *int
+		attr cu.FunctionAttribute
+	}{{&a.Registers, cu.NumRegs}, {&a.Local, cu.LocalSizeBytes}, {&a.Shared, cu.SharedSizeBytes}} {
+		if *q.dst, err = k.f.Attribute(q.attr); err != nil {
+			return a, wrap("cuFuncGetAttribute of "+k.name, err)
+		}
+	}
+	return a, nil
+}

@@ -1,0 +1,6 @@
+//go:build !cuda || !cgo || !linux || !(amd64 || arm64)
+
+package cuda
+
+// Available reports why no GPU can be used, nil where one can.
+func Available() error { return ErrNotBuilt }
