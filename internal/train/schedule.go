@@ -1,17 +1,19 @@
 package train
 
 import (
-	"fmt"
 	"math"
+
+	"mlkv/internal/ui"
 )
 
 // Schedule is the learning rate as a function of the step: a linear warm-up
 // from 0, then Shape from Peak to Final.
 type Schedule struct {
-	Shape       string  // cosine, linear, constant
-	Peak, Final float64 // constant keeps Peak
-	Warmup      int     // steps; step 0 has rate 0 where positive
-	Total       int     // steps of the run
+	Shape  string  `json:"shape"` // cosine, linear, constant
+	Peak   float64 `json:"peak"`
+	Final  float64 `json:"final"`  // at the last step; constant keeps Peak
+	Warmup int     `json:"warmup"` // steps; step 0 has rate 0 where positive
+	Total  int     `json:"total"`  // steps of the run
 }
 
 // Shapes of a Schedule.
@@ -28,17 +30,11 @@ func WarmupSteps(ratio float64, total int) int {
 	return int(math.Ceil(ratio * float64(total)))
 }
 
-// Validate reports the first field that no run can have.
+// Validate reports a warm-up that is longer than the run. The other fields are
+// checked where the configuration is.
 func (s Schedule) Validate() error {
-	switch {
-	case s.Shape != Cosine && s.Shape != Linear && s.Shape != Constant:
-		return fmt.Errorf("uptrain.schedule: expected %s, %s or %s, found %q", Cosine, Linear, Constant, s.Shape)
-	case !(s.Peak >= 0) || math.IsInf(s.Peak, 0):
-		return fmt.Errorf("uptrain.learning_rate: expected 0 or more, found %g", s.Peak)
-	case !(s.Final >= 0) || math.IsInf(s.Final, 0):
-		return fmt.Errorf("uptrain.final_rate: expected 0 or more, found %g", s.Final)
-	case s.Warmup < 0 || s.Warmup > s.Total:
-		return fmt.Errorf("uptrain.warmup_steps: expected 0 to %d (the steps of the run), found %d", s.Total, s.Warmup)
+	if s.Warmup > s.Total {
+		return ui.Usagef("uptrain.warmup_steps: expected 0 to %d (the steps of the run), found %d", s.Total, s.Warmup)
 	}
 	return nil
 }
