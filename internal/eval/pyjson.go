@@ -162,3 +162,13 @@ func pyFloat(f float64) string {
 	}
 	return s
 }
+
+// pyInt and pyBool are Python's str of an integer and a truth value.
+func pyInt(i int) string { return strconv.Itoa(i) }
+
+func pyBool(b bool) string {
+	if b {
+		return "True"
+	}
+	return "False"
+}

@@ -1,0 +1,262 @@
+package eval
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"mlkv/internal/checkpoint"
+	"mlkv/internal/engine"
+	"mlkv/internal/engine/device"
+	"mlkv/internal/provenance"
+	"mlkv/internal/tokenizer"
+	"mlkv/internal/ui"
+)
+
+// Options of the eval command.
+type Options struct {
+	Models []string // checkpoint folders
+	Name   string   // of a single model in tables; empty: after its folder
+	Tasks  []string
+	Data   string // folder of task files
+	// Heldout are packed shards or text; where given, the task heldout is run.
+	Heldout []string
+	// RowLength bounds the sequences of held-out text; 0: the model's context.
+	RowLength   int
+	Limit       int // documents of each task, from its beginning; 0: all
+	BatchTokens int // padded tokens in a group of requests
+	// Output is the folder for results.json and, with LogSamples, a file of
+	// samples a task; several models have a folder each in it. Empty: none.
+	Output     string
+	Force      bool // replace the results in Output
+	LogSamples bool
+	Compare    string // result file to hold the figures against
+	JSON       bool   // print the results as JSON
+	Device     string // auto, cpu, cuda, cuda:N
+	Threads    int    // of the CPU; 0: all
+	Config     any    // for the record
+}
+
+// Run scores models and prints their figures. What a model has answered before
+// an interruption is kept in the output folder and not asked again.
+func Run(ctx context.Context, o Options, s ui.Streams) error {
+	names, err := o.names()
+	if err != nil {
+		return err
+	}
+	sets, err := o.sets()
+	if err != nil {
+		return err
+	}
+	var other Scores
+	if o.Compare != "" {
+		if other, err = ReadScores(o.Compare); err != nil {
+			return err
+		}
+	}
+	eng, err := device.Open(o.Device, o.Threads)
+	if err != nil {
+		return err
+	}
+	defer eng.Close()
+	p := printer{Options: o, out: s.Out, other: other}
+	for i, dir := range o.Models {
+		r := run{Options: o, streams: s, engine: eng, sets: sets, dir: dir, name: names[i], output: o.Output}
+		if len(o.Models) > 1 && o.Output != "" {
+			r.output = filepath.Join(o.Output, names[i])
+		}
+		outcome, res, err := r.run(ctx)
+		if err != nil {
+			return err
+		}
+		if err := p.print(names[i], outcome, res); err != nil {
+			return err
+		}
+	}
+	return p.end()
+}
+
+// names are what tables and folders call the models.
+func (o Options) names() ([]string, error) {
+	if len(o.Models) == 0 {
+		return nil, ui.Usagef("eval: no checkpoint given")
+	}
+	if len(o.Models) == 1 && o.Name != "" {
+		return []string{o.Name}, nil
+	}
+	var names []string
+	for _, dir := range o.Models {
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return nil, err
+		}
+		// A run keeps its checkpoint in a folder of a general name.
+		for slices.Contains([]string{"model", "converted", "uptrain"}, filepath.Base(abs)) {
+			abs = filepath.Dir(abs)
+		}
+		name := filepath.Base(abs)
+		if slices.Contains(names, name) {
+			return nil, ui.Usagef("eval: two checkpoints would be called %q; evaluate them in two calls", name)
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// sets reads the documents of the tasks.
+func (o Options) sets() ([]Set, error) {
+	if o.Limit < 0 {
+		return nil, ui.Usagef("limit: expected 0 or more, found %d", o.Limit)
+	}
+	var sets []Set
+	for _, name := range o.Tasks {
+		if name == HeldoutTask {
+			if len(o.Heldout) == 0 {
+				return nil, ui.Usagef("task heldout: no text; pass --heldout or set eval.heldout")
+			}
+			continue
+		}
+		task, err := LookupTask(name)
+		if err != nil {
+			return nil, err
+		}
+		file, err := task.Find(o.Data)
+		if err != nil {
+			return nil, err
+		}
+		docs, err := task.Read(file)
+		if err != nil {
+			return nil, err
+		}
+		set := Set{Task: task, File: file, Documents: docs, Original: len(docs)}
+		if o.Limit > 0 {
+			set.Documents = docs[:min(o.Limit, len(docs))]
+		}
+		sets = append(sets, set)
+	}
+	if len(sets) == 0 && len(o.Heldout) == 0 {
+		return nil, ui.Usagef("eval: no task given")
+	}
+	return sets, nil
+}
+
+// run is the evaluation of one checkpoint.
+type run struct {
+	Options
+	streams   ui.Streams
+	engine    engine.Engine
+	sets      []Set
+	dir, name string
+	output    string
+}
+
+func (r run) run(ctx context.Context) (Outcome, Object, error) {
+	fail := func(err error) (Outcome, Object, error) { return Outcome{}, nil, err }
+	started := time.Now()
+	record := provenance.New(r.Config)
+	cp, err := checkpoint.Open(r.dir)
+	if err != nil {
+		return fail(err)
+	}
+	defer cp.Close()
+	if err := cp.CheckFinite(); err != nil {
+		return fail(err)
+	}
+	sum, err := cp.Checksum()
+	if err != nil {
+		return fail(err)
+	}
+	tok, err := r.tokenizer(cp)
+	if err != nil {
+		return fail(err)
+	}
+	work, err := r.work(tok, cp.Config().MaxPositions)
+	if err != nil {
+		return fail(err)
+	}
+	record.Input(r.dir, sum)
+	record.Input(filepath.Join(r.dir, tokenizer.FileName), tok.Checksum())
+	if err := r.recordInputs(record); err != nil {
+		return fail(err)
+	}
+	out, err := openOutput(r.output, r.Force)
+	if err != nil {
+		return fail(err)
+	}
+	defer out.Close()
+
+	scorer, err := r.engine.Scorer(cp.Config(), cp)
+	if err != nil {
+		return fail(err)
+	}
+	defer scorer.Close()
+	info := r.engine.Info()
+	m := Model{
+		Name: r.name, Config: cp.Config(), Scorer: scorer, Tokenizer: tok,
+		Identity: fmt.Sprintf("%s %s %s", sum, info.Device, info.Backend),
+	}
+	outcome, err := evaluate(ctx, m, work, out.log)
+	if err != nil {
+		if errors.Is(err, context.Canceled) && r.output != "" {
+			fmt.Fprintf(r.streams.Err, "%s keeps %d answers; the same command goes on from there\n",
+				filepath.Join(r.output, LogName), len(out.log.done))
+		}
+		return fail(err)
+	}
+	record.Device, record.Threads = info.Device, info.Threads
+	record.Finish()
+	res := result(outcome, Circumstances{
+		Model: m, Dir: r.dir, Device: info.Device, BatchTokens: r.BatchTokens, Limit: r.Limit,
+		Commit: record.Commit, Started: started, Elapsed: time.Since(started), Provenance: record,
+	})
+	return outcome, res, out.write(res, outcome, r.LogSamples)
+}
+
+// tokenizer loads the checkpoint's tokenizer and checks that the model has a
+// row for each of its tokens.
+func (r run) tokenizer(cp *checkpoint.Checkpoint) (*tokenizer.Tokenizer, error) {
+	tok, err := tokenizer.Load(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	if n := tok.VocabSize(); n > cp.Config().VocabSize {
+		return nil, ui.Inputf("%s: tokenizer.json: expected at most %d tokens (vocab_size of config.json), found %d; the tokenizer belongs to another model",
+			r.dir, cp.Config().VocabSize, n)
+	}
+	return tok, nil
+}
+
+// work is what the model is asked.
+func (r run) work(tok *tokenizer.Tokenizer, window int) (Work, error) {
+	w := Work{
+		Sets: r.sets, BatchTokens: r.BatchTokens, Files: r.Heldout,
+		Progress: func(total int64) *ui.Progress {
+			return ui.NewProgress(r.streams, total, "eval "+r.name, ui.Count("tokens"))
+		},
+	}
+	if len(r.Heldout) == 0 {
+		return w, nil
+	}
+	if r.RowLength > 0 {
+		window = min(window, r.RowLength)
+	}
+	seqs, err := heldoutText(r.Heldout, tok, window)
+	if r.Limit > 0 {
+		seqs = seqs[:min(r.Limit, len(seqs))]
+	}
+	w.Heldout = seqs
+	return w, err
+}
+
+// recordInputs notes the checksums of the task files.
+func (r run) recordInputs(record *provenance.Record) error {
+	for _, set := range r.sets {
+		if err := record.InputFile(set.File); err != nil {
+			return err
+		}
+	}
+	return nil
+}
