@@ -205,7 +205,8 @@ func (m *Matmul) Run(s Stream, o Operands) error {
 }
 
 func (m *Matmul) run(s Stream, algo *C.mlkv_lt_algo, o Operands, c Ptr) error {
-	status := C.mlkv_lt_run(m.blas.handle, m.plan, algo, C.uint64_t(o.A), C.uint64_t(o.B), C.uint64_t(c), C.uint64_t(o.D),
+	// The left operand of cuBLAS's transposed product is B.
+	status := C.mlkv_lt_run(m.blas.handle, m.plan, algo, C.uint64_t(o.B), C.uint64_t(o.A), C.uint64_t(c), C.uint64_t(o.D),
 		C.uint64_t(o.Vector), C.uint64_t(o.Workspace), WorkspaceSize, unsafe.Pointer(s.c()))
 	if status != 0 {
 		return blasCheck("product "+m.p.String(), status)
