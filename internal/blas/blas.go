@@ -1,7 +1,7 @@
 // Package blas multiplies matrices: by OpenBLAS where the machine has it,
-// opened at run time, by gonum otherwise. Its products are the same bits for
-// any number of threads: work is cut into tiles of a fixed size, and every tile
-// is one call on one thread.
+// opened at run time, by a vector kernel of its own or by gonum otherwise. Its
+// products are the same bits for any number of threads: work is cut into tiles
+// of a fixed size, and every tile is one call on one thread.
 package blas
 
 import (
@@ -67,6 +67,16 @@ func (m Matrix[T]) cut(r0, r1, c0, c1 int) Matrix[T] {
 	return Matrix[T]{r1 - r0, c1 - c0, m.Stride, m.Data[r0*m.Stride+c0:]}
 }
 
+// smallProduct is up to how many multiply-adds OpenBLAS takes kernels of another
+// order of addition than for larger products (its SMALL_MATRIX_OPT). The vector
+// kernel takes these products instead, so that an element of a result does not
+// depend on how many others are computed beside it.
+const smallProduct = 1_000_000
+
+// Vector reports whether this build and processor have the vector kernel: the
+// build needs GOEXPERIMENT=simd on amd64, the processor AVX2 and FMA.
+func Vector() bool { return simd }
+
 // Serial is Gemm on the calling goroutine alone.
 func Serial[T Float](ta, tb Transposition, alpha T, a, b Matrix[T], beta T, c Matrix[T]) {
 	k := a.Cols
@@ -80,7 +90,12 @@ func Serial[T Float](ta, tb Transposition, alpha T, a, b Matrix[T], beta T, c Ma
 	case []float32:
 		ad, bd := any(a.Data).([]float32), any(b.Data).([]float32)
 		al, be := float32(alpha), float32(beta)
-		if open().sgemm(ta, tb, c.Rows, c.Cols, k, al, ad, a.Stride, bd, b.Stride, be, cd, c.Stride) {
+		small := simd && c.Rows*c.Cols*k <= smallProduct
+		if !small && open().sgemm(ta, tb, c.Rows, c.Cols, k, al, ad, a.Stride, bd, b.Stride, be, cd, c.Stride) {
+			return
+		}
+		if simd {
+			vectorGemm(ta, tb, al, any(a).(Matrix[float32]), any(b).(Matrix[float32]), be, any(c).(Matrix[float32]))
 			return
 		}
 		gonum.Implementation{}.Sgemm(flag(ta), flag(tb), c.Rows, c.Cols, k, al, ad, a.Stride, bd, b.Stride, be, cd, c.Stride)

@@ -11,7 +11,7 @@ import (
 	"github.com/ebitengine/purego"
 )
 
-// Env names the variable that chooses the library: "go" for gonum, a file name
+// Env names the variable that chooses the library: "go" for none, a file name
 // for a particular OpenBLAS, nothing for OpenBLAS where it is found.
 const Env = "MLKV_BLAS"
 
@@ -72,11 +72,14 @@ func load(name string) (library, bool) {
 	return l, true
 }
 
-// Backend names the library in use, for example "OpenBLAS 0.3.21 (Zen)" or
-// "gonum".
+// Backend names the library in use, for example "OpenBLAS 0.3.21 (Zen)",
+// "vector kernel (AVX2)" or "gonum".
 func Backend() string {
 	if l := open(); l.name != "" {
 		return l.name
+	}
+	if simd {
+		return "vector kernel (AVX2)"
 	}
 	return "gonum"
 }
