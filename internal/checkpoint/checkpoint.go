@@ -124,7 +124,7 @@ func (c *Checkpoint) Float32(name string) ([]float32, error) {
 	}
 	head := c.cfg.HeadSize() * o.tensor.Len() / o.tensor.Shape[0] // elements
 	out := make([]float32, o.tensor.Len()/3)
-	parallel(len(out), func(lo, hi int) {
+	Parallel(len(out), func(lo, hi int) {
 		for lo < hi {
 			h, at := lo/head, lo%head
 			n := min(head-at, hi-lo)

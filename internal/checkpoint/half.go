@@ -50,13 +50,13 @@ func f32tobf16(f float32) uint16 {
 func Round(x []float32, d DType) {
 	switch d {
 	case F16:
-		parallel(len(x), func(lo, hi int) {
+		Parallel(len(x), func(lo, hi int) {
 			for i, v := range x[lo:hi] {
 				x[lo+i] = f16to32(f32to16(v))
 			}
 		})
 	case BF16:
-		parallel(len(x), func(lo, hi int) {
+		Parallel(len(x), func(lo, hi int) {
 			for i, v := range x[lo:hi] {
 				x[lo+i] = bf16to32(f32tobf16(v))
 			}

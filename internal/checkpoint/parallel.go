@@ -8,9 +8,9 @@ import (
 // grain is the least number of elements worth a goroutine of their own.
 const grain = 1 << 16
 
-// parallel calls f on ranges that cover 0 to n, on all processors. The ranges
+// Parallel calls f on ranges that cover 0 to n, on all processors. The ranges
 // are disjoint; f must not depend on where they are cut.
-func parallel(n int, f func(lo, hi int)) {
+func Parallel(n int, f func(lo, hi int)) {
 	workers := min(runtime.GOMAXPROCS(0), (n+grain-1)/grain)
 	if workers <= 1 {
 		f(0, n)

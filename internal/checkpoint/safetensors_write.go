@@ -152,7 +152,7 @@ func writeEntry(w io.Writer, e Entry) error {
 	for at := 0; at < t.Len(); at += len(values) {
 		values = values[:min(len(values), t.Len()-at)]
 		bytes = bytes[:len(values)*e.DType.Size()]
-		parallel(len(values), func(lo, hi int) {
+		Parallel(len(values), func(lo, hi int) {
 			t.decode(values[lo:hi], at+lo)
 			size := e.DType.Size()
 			encode(bytes[lo*size:lo*size], values[lo:hi], e.DType)

@@ -37,7 +37,7 @@ func (t Tensor) Float32() ([]float32, error) {
 		return nil, fmt.Errorf("dtype: expected F32, F16 or BF16, found %s", t.DType)
 	}
 	out := make([]float32, t.Len())
-	parallel(len(out), func(lo, hi int) { t.decode(out[lo:hi], lo) })
+	Parallel(len(out), func(lo, hi int) { t.decode(out[lo:hi], lo) })
 	return out, nil
 }
 
@@ -103,7 +103,7 @@ func encode(dst []byte, src []float32, d DType) []byte {
 func (t Tensor) notFinite() int {
 	var first atomic.Int64
 	first.Store(math.MaxInt64)
-	parallel(t.Len(), func(lo, hi int) {
+	Parallel(t.Len(), func(lo, hi int) {
 		size := t.DType.Size()
 		i := scanNotFinite(t.DType, t.Data[lo*size:hi*size])
 		if i < 0 {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"mlkv/internal/model"
 )
@@ -136,6 +137,20 @@ func fusedEntry(cfg model.Config, w Weights, query model.Param, kind string, d D
 			return FromFloat32(shape, out), nil
 		},
 	}
+}
+
+// FusedParts lists the query, key and value parameters that lie in a tensor of
+// the given name, none if it is no fused projection.
+func FusedParts(name string) []string {
+	layer, kind, ok := strings.Cut(name, model.QueryKeyValue)
+	if !ok {
+		return nil
+	}
+	var out []string
+	for _, module := range fusedParts {
+		out = append(out, layer+module+kind)
+	}
+	return out
 }
 
 // copyCompanions copies the tokenizer files that the folder from has.
