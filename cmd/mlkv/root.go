@@ -32,6 +32,7 @@ var commands = []struct {
 	group string
 	new   func(*app) *cobra.Command
 }{
+	{groupUse, newReportCmd},
 	{groupOther, newConfigCmd},
 	{groupOther, newVersionCmd},
 }

@@ -1,0 +1,142 @@
+package report
+
+import (
+	"bytes"
+	"fmt"
+	"image/color"
+	"os"
+
+	ximage "golang.org/x/image/font"
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
+	"gonum.org/v1/plot/text"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgimg"
+	"gonum.org/v1/plot/vg/vgsvg"
+
+	"mlkv/internal/outdir"
+	"mlkv/internal/ui"
+)
+
+// Colours and measures of all figures.
+var (
+	ink    = color.RGBA{0x22, 0x22, 0x22, 0xff} // text
+	soft   = color.RGBA{0x70, 0x70, 0x70, 0xff} // axes, second series
+	faint  = color.RGBA{0xe2, 0xe2, 0xe2, 0xff} // grid
+	accent = color.RGBA{0x00, 0x5a, 0xa8, 0xff} // first series
+	warm   = color.RGBA{0xd0, 0x5a, 0x1e, 0xff} // what came before
+)
+
+const (
+	figureWidth  = 7.5 * vg.Inch
+	figureHeight = 4.8 * vg.Inch
+	margin       = 0.16 * vg.Inch
+	pngDPI       = 160
+)
+
+// figure is a plot with a headline, and room at its right for labels of lines.
+type figure struct {
+	name            string // of the files, without extension
+	title, subtitle string
+	right           vg.Length
+	height          vg.Length
+	*plot.Plot
+}
+
+// newFigure makes an empty figure without lines at its top and right.
+func newFigure(name, title, subtitle, x, y string) *figure {
+	f := &figure{name: name, title: title, subtitle: subtitle, height: figureHeight, Plot: plot.New()}
+	f.X.Label.Text, f.Y.Label.Text = x, y
+	for _, a := range []*plot.Axis{&f.X, &f.Y} {
+		a.Label.TextStyle.Font = sans(11, false)
+		a.Label.TextStyle.Color = ink
+		a.Label.Padding = vg.Points(5)
+		a.Tick.Label.Font = sans(10, false)
+		a.Tick.Label.Color = ink
+		a.LineStyle.Color, a.Tick.LineStyle.Color = soft, soft
+		a.Tick.Length = vg.Points(4)
+		a.Padding = 0
+	}
+	return f
+}
+
+func sans(points float64, bold bool) font.Font {
+	f := font.Font{Typeface: "Liberation", Variant: "Sans", Size: vg.Points(points)}
+	if bold {
+		f.Weight = ximage.WeightBold
+	}
+	return f
+}
+
+// style is text of a size and colour, aligned at a point.
+func style(points float64, c color.Color, x text.XAlignment, y text.YAlignment) text.Style {
+	return text.Style{Font: sans(points, false), Color: c, XAlign: x, YAlign: y, Handler: plot.DefaultTextHandler}
+}
+
+// draw lays the figure out on a canvas: headline, then the plot.
+func (f *figure) draw(c draw.Canvas) {
+	c.SetColor(color.White)
+	c.Fill(c.Rectangle.Path())
+	c = draw.Crop(c, margin, -margin, margin, -margin)
+	title := style(13, ink, draw.XLeft, draw.YTop)
+	title.Font = sans(13, true)
+	c.FillText(title, vg.Point{X: c.Min.X, Y: c.Max.Y}, f.title)
+	c.Max.Y -= vg.Points(18)
+	c.FillText(style(10, soft, draw.XLeft, draw.YTop), vg.Point{X: c.Min.X, Y: c.Max.Y}, f.subtitle)
+	c.Max.Y -= vg.Points(24)
+	c.Max.X -= f.right
+	f.BackgroundColor = nil
+	f.Plot.Draw(c)
+}
+
+// encode renders the figure as PNG and as SVG.
+func (f *figure) encode() (png, svg []byte, err error) {
+	img := vgimg.NewWith(vgimg.UseWH(figureWidth, f.height), vgimg.UseDPI(pngDPI))
+	f.draw(draw.New(img))
+	var b bytes.Buffer
+	if _, err := (vgimg.PngCanvas{Canvas: img}).WriteTo(&b); err != nil {
+		return nil, nil, err
+	}
+	vec := vgsvg.NewWith(vgsvg.UseWH(figureWidth, f.height))
+	f.draw(draw.New(vec))
+	var s bytes.Buffer
+	if _, err := vec.WriteTo(&s); err != nil {
+		return nil, nil, err
+	}
+	// Arial and Helvetica have the same widths, for viewers without Liberation.
+	svg = bytes.ReplaceAll(s.Bytes(), []byte("font-family:Liberation Sans;"),
+		[]byte("font-family:'Liberation Sans',Arial,Helvetica,sans-serif;"))
+	return b.Bytes(), svg, nil
+}
+
+// write renders the figure into dir and returns the files.
+func (f *figure) write(dir string, force bool) ([]string, error) {
+	png, svg, err := f.encode()
+	if err != nil {
+		return nil, fmt.Errorf("plot %s: %w", f.name, err)
+	}
+	var files []string
+	for _, out := range []struct {
+		ext  string
+		data []byte
+	}{{".png", png}, {".svg", svg}} {
+		path := dir + string(os.PathSeparator) + f.name + out.ext
+		if err := free(path, force); err != nil {
+			return files, err
+		}
+		if err := outdir.WriteFile(path, out.data); err != nil {
+			return files, err
+		}
+		files = append(files, path)
+	}
+	return files, nil
+}
+
+// free refuses an output file that exists, unless it may be overwritten.
+func free(path string, force bool) error {
+	if _, err := os.Stat(path); err == nil && !force {
+		return ui.Usagef("%s: exists already; choose another name, or pass --force to overwrite it", path)
+	}
+	return nil
+}

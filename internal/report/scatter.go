@@ -1,0 +1,216 @@
+package report
+
+import (
+	"fmt"
+	"image/color"
+	"math"
+	"slices"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+
+	"mlkv/internal/ui"
+)
+
+// scatter draws a figure of each row against its cache size, with error bars,
+// direct labels and the frontier: the points that no other beats with a cache
+// as small.
+type scatter struct {
+	dots   []dot
+	levels []level
+	higher bool // greater values are better
+	two    bool // both series are shown
+}
+
+type dot struct {
+	name      string
+	x, y, err float64
+	published bool
+	labelled  bool
+}
+
+// level is a value without a cache size, drawn as a line across.
+type level struct {
+	y    float64
+	name string
+}
+
+// newScatter takes the rows of known cache size and value; nil if there are
+// fewer than two.
+func newScatter(rows []*Row, value func(*Row) Estimate, higher bool) *scatter {
+	s := &scatter{higher: higher}
+	own := map[string]bool{}
+	for _, r := range rows {
+		v := value(r)
+		if r.Shape == nil || !v.Known() {
+			continue
+		}
+		if !r.Published {
+			own[r.Name] = true
+		}
+		s.dots = append(s.dots, dot{name: r.Name, x: float64(r.Shape.KVBytes), y: v.Value, err: v.spread(), published: r.Published})
+	}
+	if len(s.dots) < 2 {
+		return nil
+	}
+	for i, d := range s.dots {
+		// Of two rows of one name, one label is enough.
+		s.dots[i].labelled = !d.published || !own[d.name]
+		s.two = s.two || d.published != s.dots[0].published
+	}
+	return s
+}
+
+func (s *scatter) level(y float64, name string) { s.levels = append(s.levels, level{y, name}) }
+
+// addTo sets the axes and adds the scatter to the figure.
+func (s *scatter) addTo(f *figure) {
+	f.X.Scale, f.X.Tick.Marker = plot.LogScale{}, byteTicks{}
+	f.Y.Tick.Marker = roundTicks{}
+	lowX, highX := math.Inf(1), 0.0
+	lowY, highY := math.Inf(1), math.Inf(-1)
+	for _, d := range s.dots {
+		lowX, highX = min(lowX, d.x), max(highX, d.x)
+		lowY, highY = min(lowY, d.y-d.err), max(highY, d.y+d.err)
+	}
+	for _, l := range s.levels {
+		// A level far from the points would squeeze them together.
+		if distance := max(lowY-l.y, l.y-highY); distance > (highY-lowY)/2 {
+			f.subtitle += fmt.Sprintf("; %s: %.1f", l.name, l.y)
+			continue
+		}
+		lowY, highY = min(lowY, l.y), max(highY, l.y)
+	}
+	pad := max(0.09*(highY-lowY), 1e-3*math.Abs(highY))
+	f.X.Min, f.X.Max = lowX/1.7, highX*1.7
+	f.Y.Min, f.Y.Max = lowY-pad, highY+pad
+	if s.two {
+		f.subtitle += "; filled: own, open: published"
+	}
+	f.Add(grid{}, s)
+}
+
+func (d dot) color() color.Color {
+	if d.published {
+		return soft
+	}
+	return accent
+}
+
+// Plot implements plot.Plotter.
+func (s *scatter) Plot(c draw.Canvas, p *plot.Plot) {
+	x, y := p.Transforms(&c)
+	var l labeller
+	l.bounds = c.Rectangle
+	for _, line := range s.levels {
+		if line.y < p.Y.Min || line.y > p.Y.Max {
+			continue
+		}
+		dashed := draw.LineStyle{Color: soft, Width: vg.Points(0.8), Dashes: []vg.Length{vg.Points(4), vg.Points(3)}}
+		c.StrokeLine2(dashed, c.Min.X, y(line.y), c.Max.X, y(line.y))
+		c.FillText(style(9, soft, draw.XRight, draw.YBottom), vg.Point{X: c.Max.X, Y: y(line.y) + 2}, line.name)
+	}
+	for _, published := range []bool{true, false} {
+		l.blockLine(s.drawFrontier(c, x, y, published))
+	}
+	const radius = 4
+	for _, d := range s.dots {
+		at := vg.Point{X: x(d.x), Y: y(d.y)}
+		bar := draw.LineStyle{Color: d.color(), Width: vg.Points(1)}
+		low, high := y(d.y-d.err), y(d.y+d.err)
+		c.StrokeLine2(bar, at.X, low, at.X, high)
+		if d.published {
+			c.DrawGlyphNoClip(draw.GlyphStyle{Color: color.White, Radius: radius, Shape: draw.CircleGlyph{}}, at)
+			c.DrawGlyphNoClip(draw.GlyphStyle{Color: d.color(), Radius: radius, Shape: draw.RingGlyph{}}, at)
+		} else {
+			c.DrawGlyphNoClip(draw.GlyphStyle{Color: d.color(), Radius: radius, Shape: draw.CircleGlyph{}}, at)
+		}
+		l.points = append(l.points, at)
+		l.block(vg.Rectangle{Min: vg.Point{X: at.X - radius, Y: at.Y - radius}, Max: vg.Point{X: at.X + radius, Y: at.Y + radius}})
+		l.block(vg.Rectangle{Min: vg.Point{X: at.X - 1, Y: low}, Max: vg.Point{X: at.X + 1, Y: high}})
+	}
+	for _, d := range s.dots {
+		if d.labelled {
+			sty := style(10, ink, draw.XLeft, draw.YBottom)
+			if d.published {
+				sty.Color = soft
+			}
+			at := vg.Point{X: x(d.x), Y: y(d.y)}
+			c.FillText(sty, l.place(at, radius+3, sty.Width(d.name), sty.Height(d.name)), d.name)
+		}
+	}
+}
+
+// drawFrontier joins the points of a series that no other point of it beats
+// with a cache as small, and returns the line.
+func (s *scatter) drawFrontier(c draw.Canvas, x, y func(float64) vg.Length, published bool) []vg.Point {
+	var line []vg.Point
+	for _, d := range s.frontier(published) {
+		line = append(line, vg.Point{X: x(d.x), Y: y(d.y)})
+	}
+	if len(line) < 2 {
+		return nil
+	}
+	tint := color.RGBA{0xa9, 0xc8, 0xe4, 0xff}
+	if published {
+		tint = color.RGBA{0xc8, 0xc8, 0xc8, 0xff}
+	}
+	c.StrokeLines(draw.LineStyle{Color: tint, Width: vg.Points(1.6)}, line)
+	return line
+}
+
+// frontier returns the unbeaten points of a series, from the smallest cache.
+func (s *scatter) frontier(published bool) []dot {
+	var out []dot
+	for _, d := range s.dots {
+		if d.published == published && !slices.ContainsFunc(s.dots, func(o dot) bool { return o.published == published && s.beats(o, d) }) {
+			out = append(out, d)
+		}
+	}
+	slices.SortFunc(out, func(a, b dot) int {
+		if a.x < b.x {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// beats reports whether a has a better value than b with a cache no larger, or
+// the same value with a smaller cache.
+func (s *scatter) beats(a, b dot) bool {
+	better := a.y > b.y
+	if !s.higher {
+		better = a.y < b.y
+	}
+	return a.x <= b.x && (better || a.y == b.y && a.x < b.x)
+}
+
+// byteTicks marks powers of two, at most eight of them with a label.
+type byteTicks struct{}
+
+func (byteTicks) Ticks(low, high float64) []plot.Tick {
+	first, last := int(math.Ceil(math.Log2(low))), int(math.Floor(math.Log2(high)))
+	every := 1 + (last-first)/9
+	var out []plot.Tick
+	for e := first; e <= last; e++ {
+		t := plot.Tick{Value: math.Exp2(float64(e))}
+		if (e-first)%every == 0 {
+			t.Label = powerLabel(e)
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// powerLabel writes 2^e bytes: "512 B", "16 KiB".
+func powerLabel(e int) string {
+	const digits = 3 // of ui.FormatBytes, which would write 1.00 KiB
+	s := ui.FormatBytes(1 << e)
+	if len(s) > digits && e >= 10 {
+		n := 1 << (e % 10)
+		return ui.FormatInt(int64(n)) + s[len(s)-len(" KiB"):]
+	}
+	return s
+}
