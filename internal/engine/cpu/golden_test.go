@@ -3,15 +3,20 @@ package cpu
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"testing"
 
 	"mlkv/internal/checkpoint"
+	"mlkv/internal/convert"
 	"mlkv/internal/engine"
 	"mlkv/internal/golden"
 	"mlkv/internal/model"
+	"mlkv/internal/ui"
 )
 
 // The golden results' own statement of expected agreement: relative to a
@@ -243,6 +248,38 @@ func TestGoldenAdamW(t *testing.T) {
 					t.Errorf("step %d: gradient norm %.6f, want %.6f", i, got.GradNorm, s.GradNorm)
 				}
 			}
+		})
+	}
+}
+
+// TestGoldenShared converts each golden model as the authors do and compares
+// the converted model's logits, loss and gradients, with keys shared after and
+// before rotary. A file's name says how many layers and heads keep keys and
+// values: mlkv-LAYERSxHEADS-post-rotary.safetensors.
+func TestGoldenShared(t *testing.T) {
+	name := regexp.MustCompile(`^mlkv-(\d+)x(\d+)-(pre|post)-rotary\.safetensors$`)
+	for _, path := range golden.Find(t, "*/mlkv-*.safetensors") {
+		t.Run(filepath.Base(filepath.Dir(path))+"/"+filepath.Base(path), func(t *testing.T) {
+			m := name.FindStringSubmatch(filepath.Base(path))
+			if m == nil {
+				t.Fatalf("expected a name like mlkv-2x1-post-rotary.safetensors")
+			}
+			layers, _ := strconv.Atoi(m[1])
+			heads, _ := strconv.Atoi(m[2])
+			out := filepath.Join(t.TempDir(), "converted")
+			err := convert.Run(background, convert.Options{
+				Source: filepath.Dir(path), Output: out, KVLayers: layers, KVHeads: heads, Preset: "authors",
+			}, ui.Streams{Out: io.Discard, Err: io.Discard})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := openCheckpoint(t, out)
+			cfg := c.Config()
+			if cfg.SharedKeyRotary != model.RotaryBefore {
+				t.Errorf("the authors' preset shares keys %s rotary", cfg.SharedKeyRotary)
+			}
+			cfg.SharedKeyRotary = map[string]model.KeyRotary{"pre": model.RotaryBefore, "post": model.RotaryAfter}[m[3]]
+			checkReference(t, cfg, c, openReference(t, path))
 		})
 	}
 }

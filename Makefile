@@ -1,0 +1,60 @@
+# make            build bin/mlkv
+# make demo       the whole method on the small base that the repository carries
+# make test       every test that needs no GPU
+# make help       the other targets
+
+.DEFAULT_GOAL := build
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+GO ?= go
+# The vector loops of internal/op and internal/blas need Go's simd experiment;
+# without it the scalar ones serve.
+export GOEXPERIMENT := $(shell GOEXPERIMENT=simd $(GO) version >/dev/null 2>&1 && echo simd)
+include internal/engine/cuda/build.mk
+
+TAGS := $(CUDA_TAGS)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
+LDFLAGS := -X mlkv/internal/provenance.version=$(VERSION)
+GOFLAGS_ALL := -tags '$(TAGS)'
+MLKV := bin/mlkv
+
+.PHONY: build
+build: ## build bin/mlkv, with CUDA support where a C compiler exists
+	$(GO) build $(GOFLAGS_ALL) -buildvcs=auto -trimpath -ldflags '$(LDFLAGS)' -o $(MLKV) ./cmd/mlkv
+
+.PHONY: test
+test: ## run every test that needs no GPU
+	$(GO) test $(GOFLAGS_ALL) ./...
+
+.PHONY: lint
+lint: ## formatting and vet, with and without CUDA
+	@test -z "$$(gofmt -l cmd internal tools)" || { gofmt -l cmd internal tools; echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet $(GOFLAGS_ALL) ./...
+	CGO_ENABLED=0 $(GO) vet ./...
+
+.PHONY: demo
+demo: build ## convert, uptrain and evaluate five rows of the small base
+	tools/demo.sh $(MLKV) runs/demo
+
+.PHONY: bench
+bench: ## rates of training, scoring, conversion and reading beside the machine's own
+	$(GO) test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 3x ./internal/blas ./internal/engine/cpu ./internal/convert ./internal/checkpoint ./internal/tokenizer ./internal/data/...
+
+.PHONY: fuzz
+FUZZTIME ?= 20s
+fuzz: ## run every fuzz target for FUZZTIME
+	@for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+.PHONY: clean
+clean: ## remove what make builds and the demo's run
+	rm -rf bin build runs/demo
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
