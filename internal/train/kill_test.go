@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"mlkv/internal/checkpoint"
 	"mlkv/internal/config"
 	"mlkv/internal/engine"
-	"mlkv/internal/engine/cpu"
 	"mlkv/internal/ui"
 )
 
@@ -24,6 +24,25 @@ const childVariable = "MLKV_TRAIN_TEST_CHILD"
 type child struct {
 	Config          config.Config
 	Checkpoint, Out string
+	// DieAt is the call of Trainer.Read, which only writing a checkpoint or
+	// the model makes, that kills the process; 0 for none.
+	DieAt int
+}
+
+// mortal kills its process while it is read.
+type mortal struct {
+	engine.Trainer
+	calls, dieAt int
+}
+
+func (m *mortal) Read(name string, slot engine.Slot, dst []float32) error {
+	if m.calls++; m.calls == m.dieAt {
+		if self, err := os.FindProcess(os.Getpid()); err == nil {
+			self.Kill()
+		}
+		select {}
+	}
+	return m.Trainer.Read(name, slot, dst)
 }
 
 func TestMain(m *testing.M) {
@@ -37,10 +56,9 @@ func runChild(text string) int {
 	var c child
 	err := json.Unmarshal([]byte(text), &c)
 	if err == nil {
-		err = Run(context.Background(), Options{
-			Config: c.Config, Checkpoint: c.Checkpoint, Out: c.Out,
-			Device: func() (engine.Engine, error) { return cpu.Open(1), nil },
-		}, ui.System())
+		o := Options{Config: c.Config, Checkpoint: c.Checkpoint, Out: c.Out}
+		wrap(&o, func(t engine.Trainer) engine.Trainer { return &mortal{t, 0, c.DieAt} })
+		err = Run(context.Background(), o, ui.System())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -69,7 +87,7 @@ func TestKilled(t *testing.T) {
 	const kills = 20
 	o := testOptions(t)
 	o.Config.Uptrain.CheckpointEvery = 2
-	c := child{o.Config, o.Checkpoint, o.Out}
+	c := child{Config: o.Config, Checkpoint: o.Checkpoint, Out: o.Out}
 	began := time.Now()
 	if err := c.start(t).Wait(); err != nil {
 		t.Fatalf("unbroken run: %v", err)
@@ -107,4 +125,59 @@ func TestKilled(t *testing.T) {
 		sameContent(t, content(t, c.Out), want)
 	}
 	t.Logf("%d kills in %d runs; number of kills by the newest checkpoint's step: %v", kills, runs, at)
+}
+
+// TestKilledWhileSaving kills a run at several points of writing its
+// checkpoints and the final model. Every time, the checkpoint before must be
+// found whole.
+func TestKilledWhileSaving(t *testing.T) {
+	o := testOptions(t)
+	o.Config.Uptrain.CheckpointEvery = 3
+	c := child{Config: o.Config, Checkpoint: o.Checkpoint, Out: o.Out}
+	if err := c.start(t).Wait(); err != nil {
+		t.Fatalf("unbroken run: %v", err)
+	}
+	want := content(t, c.Out)
+	base, err := checkpoint.Open(o.Checkpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	params := len(base.Config().Params())
+	base.Close()
+
+	c.Out = filepath.Join(t.TempDir(), "run")
+	for _, k := range []struct {
+		dieAt, newest int
+	}{
+		{1, 0},             // the first checkpoint's first tensor
+		{params + 1, 0},    // its first moment
+		{3*params + 1, 3},  // the second checkpoint
+		{3 * params, 3},    // the last tensor of the second
+		{9*params + 1, 12}, // the model
+		{1, 12},            // the model, alone
+		{params - 1, 12},   // the model's last tensors
+	} {
+		c.DieAt = k.dieAt
+		if err := c.start(t).Wait(); err == nil {
+			t.Fatalf("the run ended before read %d", k.dieAt)
+		}
+		f := folder{path: c.Out}
+		text, err := os.ReadFile(f.file(runFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var record runRecord
+		if err := json.Unmarshal(text, &record); err != nil {
+			t.Fatal(err)
+		}
+		st, _, err := store{dir: f.file(checkpointsDir)}.find(record.Identity.hash(), func(err error) { t.Error(err) })
+		if err != nil || st.Step != k.newest {
+			t.Errorf("killed at read %d: checkpoint of step %d is found (%v), expected %d", k.dieAt, st.Step, err, k.newest)
+		}
+	}
+	c.DieAt = 0
+	if err := c.start(t).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	sameContent(t, content(t, c.Out), want)
 }
