@@ -23,7 +23,7 @@ type Check struct {
 // check scores the first rows of o.Check with the source and with the result
 // in dir.
 func check(ctx context.Context, src *checkpoint.Checkpoint, dir string, o Options, s ui.Streams) (*Check, error) {
-	rows, err := readRows(o.Check, o.CheckRows)
+	rows, err := readRows(o.Check, o.CheckRows, o.Source)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"mlkv/internal/config"
+	"mlkv/internal/convert"
+	"mlkv/internal/engine"
+	"mlkv/internal/engine/device"
+	"mlkv/internal/model"
+	"mlkv/internal/ui"
+)
+
+func newConvertCmd(a *app) *cobra.Command {
+	var o convert.Options
+	cmd := &cobra.Command{
+		Use:   "convert [CHECKPOINT]",
+		Short: "Share key/value heads across heads and layers",
+		Long: `convert reads a GPT-NeoX checkpoint in Hugging Face's layout and writes one whose
+layers and heads share keys and values. The heads of a group are pooled into
+one, and the MLPs may grow by the parameters that attention lost. The folder
+receives the tokenizer's files and convert.json, which says for every tensor
+what it was made from.
+
+CHECKPOINT is the base folder of the configuration, and the output WORK/converted,
+where they are not given.`,
+		Example: `  mlkv convert --config configs/mlkv-6.yaml
+  mlkv convert models/pythia-160m --kv-layers 4 --kv-heads 12 --out models/mlkv-48
+  mlkv convert models/pythia-160m --layer-map 0_0_2_2_4_4_6_6_8_8_10_10 --kv-heads 1 --out models/pairs
+
+  # as the MLKV authors' code converts
+  mlkv convert models/pythia-160m --kv-layers 6 --kv-heads 1 --preset authors --out models/authors-6
+
+  # with the loss on a fixed batch before and after
+  mlkv convert models/pythia-160m --kv-heads 1 --out models/mqa --check runs/data/heldout`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.config(cmd)
+			if err != nil {
+				return err
+			}
+			if err := convertPaths(&o, c, args); err != nil {
+				return err
+			}
+			o.KVLayers, o.KVHeads, o.LayerMap = c.Convert.KVLayers, c.Convert.KVHeads, c.Convert.LayerMap
+			o.Pooling, o.Grow = c.Convert.Pooling, c.Convert.Grow
+			o.SharedKeyRotary = model.KeyRotary(c.Convert.SharedKeyRotary)
+			o.KeyValueMLP, o.Seed, o.DType = c.Convert.KeyValueMLP, c.Convert.Seed, c.Convert.DType
+			o.Engine = func() (engine.Engine, error) { return device.Open(c.Device, c.Threads) }
+			return convert.Run(cmd.Context(), o, a.Streams)
+		},
+	}
+	for _, b := range []struct{ key, flag, usage string }{
+		{"base", "base", "`folder` of the checkpoint to convert"},
+		{"work", "work", "`folder` of the row: converted/ is written"},
+		{"convert.kv_layers", "kv-layers", "layers that own keys and values, spread evenly; 0 keeps all"},
+		{"convert.kv_heads", "kv-heads", "key/value heads in each of them; 0 keeps all"},
+		{"convert.layer_map", "layer-map", "owner of each layer, as 0_0_2_2, instead of --kv-layers"},
+		{"convert.pooling", "pooling", "how heads are pooled: mean, running, first"},
+		{"convert.grow", "grow", "how MLPs grow: split, copy, none"},
+		{"convert.shared_key_rotary", "shared-key-rotary", "where keys are shared: after or before rotary"},
+		{"convert.key_value_mlp", "key-value-mlp", "two-layer key and value projections, partly random"},
+		{"convert.seed", "seed", "seed of the random weights of --key-value-mlp"},
+		{"convert.dtype", "dtype", "type of the weights written: float32, float16, bfloat16"},
+		{"convert.preset", "preset", "authors: pooling running, grow copy, keys shared before rotary"},
+		{"device", "device", "auto, cpu, cuda or cuda:N, for --check"},
+		{"threads", "threads", "CPU threads for --check; 0 takes all"},
+	} {
+		a.bind(cmd, b.key, b.flag, b.usage)
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&o.Output, "out", "o", "", "output `folder` (default WORK/converted)")
+	flags.StringSliceVar(&o.Check, "check", nil, "packed `shards` whose first rows are scored before and after")
+	flags.IntVar(&o.CheckRows, "check-rows", 8, "rows that --check scores")
+	flags.BoolVar(&o.Force, "force", false, "replace the output folder where it exists")
+	flags.BoolVar(&o.JSON, "json", false, "print the report, with every tensor, as JSON")
+	return cmd
+}
+
+// convertPaths fills in the folders that the command line left to the
+// configuration.
+func convertPaths(o *convert.Options, c config.Config, args []string) error {
+	o.Source = c.Base
+	if len(args) > 0 {
+		o.Source = args[0]
+	}
+	if o.Source == "" {
+		return ui.Usagef("no checkpoint to convert: give its folder, or name one in the configuration (base)")
+	}
+	if o.Output == "" {
+		if c.Work == "" {
+			return ui.Usagef("no output folder: give --out, or name a work folder in the configuration (work)")
+		}
+		o.Output = filepath.Join(c.Work, "converted")
+	}
+	return nil
+}
