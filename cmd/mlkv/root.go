@@ -32,6 +32,8 @@ var commands = []struct {
 	group string
 	new   func(*app) *cobra.Command
 }{
+	{groupPrepare, newPrepareCmd},
+	{groupPrepare, newTokenizeCmd},
 	{groupUse, newReportCmd},
 	{groupOther, newConfigCmd},
 	{groupOther, newVersionCmd},

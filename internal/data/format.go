@@ -83,7 +83,6 @@ type Header struct {
 	Packing   Packing // how documents became rows
 	Rows      int64
 	Tokens    int64 // used tokens of all rows, those repeated between rows included
-	Documents int64 // that end in the shard
 	VocabSize int   // every token is below it
 	// Tokenizer and Payload are SHA-256, of tokenizer.json and of everything
 	// behind the header.
@@ -99,6 +98,12 @@ func (h *Header) indexAt() int64 { return (headerSize + h.Rows*h.stride() + 3) &
 // fileSize is the size of the whole shard.
 func (h *Header) fileSize() int64 { return h.indexAt() + 4*h.Rows }
 
+// SetTokenizer stores a tokenizer's Checksum.
+func (h *Header) SetTokenizer(sum string) (err error) {
+	h.Tokenizer, err = parseSum(sum)
+	return err
+}
+
 // marshal writes the header's fields at fixed places; the last four bytes are
 // the CRC-32 of those before.
 func (h *Header) marshal() []byte {
@@ -111,11 +116,10 @@ func (h *Header) marshal() []byte {
 	le.PutUint32(b[20:], uint32(h.Packing))
 	le.PutUint64(b[24:], uint64(h.Rows))
 	le.PutUint64(b[32:], uint64(h.Tokens))
-	le.PutUint64(b[40:], uint64(h.Documents))
-	le.PutUint32(b[48:], uint32(h.VocabSize))
-	copy(b[56:], h.Tokenizer[:])
-	copy(b[88:], h.Payload[:])
-	copy(b[120:120+setBytes], h.Set)
+	le.PutUint32(b[40:], uint32(h.VocabSize))
+	copy(b[48:], h.Tokenizer[:])
+	copy(b[80:], h.Payload[:])
+	copy(b[112:112+setBytes], h.Set)
 	le.PutUint32(b[headerSize-4:], crc32.ChecksumIEEE(b[:headerSize-4]))
 	return b
 }
@@ -140,11 +144,10 @@ func unmarshalHeader(b []byte, size int64) (Header, error) {
 	h.Packing = Packing(le.Uint32(b[20:]))
 	h.Rows = int64(le.Uint64(b[24:]))
 	h.Tokens = int64(le.Uint64(b[32:]))
-	h.Documents = int64(le.Uint64(b[40:]))
-	h.VocabSize = int(le.Uint32(b[48:]))
-	copy(h.Tokenizer[:], b[56:])
-	copy(h.Payload[:], b[88:])
-	h.Set = strings.TrimRight(string(b[120:120+setBytes]), "\x00")
+	h.VocabSize = int(le.Uint32(b[40:]))
+	copy(h.Tokenizer[:], b[48:])
+	copy(h.Payload[:], b[80:])
+	h.Set = strings.TrimRight(string(b[112:112+setBytes]), "\x00")
 	switch {
 	case h.RowLength < 1 || h.RowLength > MaxRowLength:
 		return h, fmt.Errorf("row length: expected 1 to %d, found %d", MaxRowLength, h.RowLength)

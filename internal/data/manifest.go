@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"mlkv/internal/outdir"
 	"mlkv/internal/provenance"
 	"mlkv/internal/ui"
 )
@@ -100,6 +101,27 @@ func ReadManifest(folder string) (*Manifest, error) {
 		return nil, ui.Inputf("manifest %s: %w", path, err)
 	}
 	return m, nil
+}
+
+// SetNames are the keys of Sets in order.
+func (m *Manifest) SetNames() []string { return sortedKeys(m.Sets) }
+
+// Write puts the manifest into a folder.
+func (m *Manifest) Write(folder string) error {
+	b, err := m.JSON()
+	if err != nil {
+		return err
+	}
+	return outdir.WriteFile(filepath.Join(folder, ManifestName), b)
+}
+
+// JSON is the manifest as it is written.
+func (m *Manifest) JSON() ([]byte, error) {
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	return append(b, '\n'), nil
 }
 
 func parseManifest(b []byte) (*Manifest, error) {

@@ -5,9 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 )
 
@@ -38,7 +40,7 @@ func NewWriter(path string, h Header) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("packed shard: %w", err)
 	}
-	h.Rows, h.Tokens, h.Documents = 0, 0, 0
+	h.Rows, h.Tokens = 0, 0
 	w := newWriter(path, h, file)
 	if _, err := w.out.Write(make([]byte, headerSize)); err != nil {
 		w.Abort()
@@ -83,11 +85,11 @@ func (w *Writer) write(b []byte) error {
 	return nil
 }
 
+// TempPath is the name that the shard goes by until Finish.
+func (w *Writer) TempPath() string { return w.path + tempSuffix }
+
 // Rows is the number of rows so far.
 func (w *Writer) Rows() int64 { return w.header.Rows }
-
-// AddDocuments counts documents that have ended.
-func (w *Writer) AddDocuments(n int64) { w.header.Documents += n }
 
 // Finish writes the index and the header, syncs and gives the shard its name.
 func (w *Writer) Finish() (Header, error) {
@@ -140,11 +142,10 @@ func (w *Writer) Close() error { return w.file.Close() }
 
 // WriterState is how far a shard has been written.
 type WriterState struct {
-	Rows      int64    `json:"rows"`
-	Tokens    int64    `json:"tokens"`
-	Documents int64    `json:"documents"`
-	Used      []uint32 `json:"used"`
-	Hash      []byte   `json:"hash"`
+	Rows   int64    `json:"rows"`
+	Tokens int64    `json:"tokens"`
+	Used   []uint32 `json:"used"`
+	Hash   []byte   `json:"hash"`
 }
 
 // Save writes everything through to the disk and returns the state from which
@@ -160,17 +161,20 @@ func (w *Writer) Save() (WriterState, error) {
 	if err != nil {
 		return WriterState{}, fmt.Errorf("packed shard: %w", err)
 	}
-	return WriterState{w.header.Rows, w.header.Tokens, w.header.Documents, w.used[:len(w.used):len(w.used)], state}, nil
+	return WriterState{w.header.Rows, w.header.Tokens, w.used[:len(w.used):len(w.used)], state}, nil
 }
 
 // ResumeWriter goes on with a shard whose writer was saved; what was written
-// after that is cut off.
+// after that is cut off, also where the shard was finished since.
 func ResumeWriter(path string, h Header, s WriterState) (*Writer, error) {
+	if err := os.Rename(path, path+tempSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("packed shard: %w", err)
+	}
 	file, err := os.OpenFile(path+tempSuffix, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("packed shard: %w", err)
 	}
-	h.Rows, h.Tokens, h.Documents = s.Rows, s.Tokens, s.Documents
+	h.Rows, h.Tokens = s.Rows, s.Tokens
 	w := newWriter(path, h, file)
 	w.used = s.Used
 	end := headerSize + h.Rows*h.stride()

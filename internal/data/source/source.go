@@ -23,6 +23,11 @@ type Document struct {
 	Set string
 	// More says that the next document of the source continues this one.
 	More bool
+	// Key stands for a document that comes in parts, the same in each of them;
+	// empty for a document that is whole.
+	Key string
+	// Number of the record in its file, from 1, in sources that hold token ids.
+	Number int64
 }
 
 // Source is one input: a file or a tree of text files.

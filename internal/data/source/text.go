@@ -95,16 +95,20 @@ func (b *textBlock) Size() int64 { return int64(len(b.data)) }
 func (b *textBlock) Read() int64 { return b.read }
 
 func (b *textBlock) Documents() iter.Seq2[Document, error] {
+	key := ""
+	if !b.first || !b.last {
+		key = b.file
+	}
 	return func(yield func(Document, error) bool) {
 		if at, ok := invalidUTF8(b.data); ok {
 			line := b.line + int64(bytes.Count(b.data[:at], newline))
-			if !yield(Document{}, &BadRecord{File: b.file, Unit: "line", Number: line, Err: errInvalidUTF8}) || b.first && b.last {
+			if !yield(Document{}, &BadRecord{File: b.file, Unit: "line", Number: line, Err: errInvalidUTF8}) || key == "" {
 				return
 			}
-			yield(Document{More: !b.last}, nil)
+			yield(Document{More: !b.last, Key: key}, nil)
 			return
 		}
-		yield(Document{Text: asString(b.data), More: !b.last}, nil)
+		yield(Document{Text: asString(b.data), More: !b.last, Key: key}, nil)
 	}
 }
 
