@@ -13,12 +13,34 @@ import (
 type Float interface{ float32 | float64 }
 
 // Tile sizes of a product's result. A tile is large enough that the library's
-// packing of its operands costs little, and small enough that several threads
-// share a product of a few hundred rows.
+// packing of its operands costs little; small results are cut finer, so that
+// several threads share them.
 const (
-	tileRows = 512
-	tileCols = 1024
+	tileRows  = 512
+	tileCols  = 1024
+	leastTile = 64
+	fewTiles  = 8
 )
+
+// tiles is how a result is cut, from its shape alone.
+func tiles(rows, cols int) (tr, tc int) {
+	tr, tc = tileRows, tileCols
+	for ceil(rows, tr)*ceil(cols, tc) < fewTiles {
+		switch r, c := min(tr, rows), min(tc, cols); {
+		case r >= c && r > leastTile:
+			tr = max(leastTile, ceil(r, 2))
+		case c > leastTile:
+			tc = max(leastTile, ceil(c, 2))
+		case r > leastTile:
+			tr = max(leastTile, ceil(r, 2))
+		default:
+			return tr, tc
+		}
+	}
+	return tr, tc
+}
+
+func ceil(n, d int) int { return (n + d - 1) / d }
 
 // Matrix is a row-major matrix; element (i, j) is Data[i*Stride+j].
 type Matrix[T Float] struct {
@@ -42,11 +64,11 @@ const (
 // Gemm computes c = alpha*op(a)*op(b) + beta*c in parallel. With beta zero, c
 // need not be initialised. Shapes that do not fit are a programming error.
 func Gemm[T Float](ta, tb Transposition, alpha T, a, b Matrix[T], beta T, c Matrix[T]) {
-	rowTiles := (c.Rows + tileRows - 1) / tileRows
-	colTiles := (c.Cols + tileCols - 1) / tileCols
+	tr, tc := tiles(c.Rows, c.Cols)
+	rowTiles, colTiles := ceil(c.Rows, tr), ceil(c.Cols, tc)
 	Parallel(rowTiles*colTiles, func(i int) {
-		r0, c0 := i/colTiles*tileRows, i%colTiles*tileCols
-		r1, c1 := min(r0+tileRows, c.Rows), min(c0+tileCols, c.Cols)
+		r0, c0 := i/colTiles*tr, i%colTiles*tc
+		r1, c1 := min(r0+tr, c.Rows), min(c0+tc, c.Cols)
 		ai, bi := a, b
 		if ta {
 			ai = a.cut(0, a.Rows, r0, r1)

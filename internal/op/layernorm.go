@@ -80,16 +80,10 @@ func layerNormGrad[T blas.Float](o LayerNormGrad, out []T, a args[T]) {
 		for i := lo; i < hi; i++ {
 			row, drow, dxrow := x[i*h:(i+1)*h], dy[i*h:(i+1)*h], dx[i*h:(i+1)*h]
 			mean, rstd := moments(row, o.Eps)
-			for j, v := range row {
-				hat[j] = (v - mean) * rstd
-				dhat[j] = drow[j] * g[j]
-				pg[j] += drow[j] * hat[j]
-			}
+			normTerms(hat, dhat, pg, row, drow, g, mean, rstd)
 			add(pb, pb, drow)
 			m1, m2 := sum(dhat)/T(h), dot(dhat, hat)/T(h)
-			for j := range dxrow {
-				dxrow[j] = (dhat[j] - m1 - hat[j]*m2) * rstd
-			}
+			normGrad(dxrow, dhat, hat, m1, m2, rstd)
 		}
 	})
 	clear(dg)

@@ -116,6 +116,31 @@ func affine[T blas.Float](dst, x []T, mean, rstd T, g, b []T) {
 	}
 }
 
+// normTerms sets hat = (x-mean)*rstd and dhat = dy*g, and adds dy*hat to pg.
+func normTerms[T blas.Float](hat, dhat, pg, x, dy, g []T, mean, rstd T) {
+	if f, ok := any(x).([]float32); ok && simd {
+		normTerms32(any(hat).([]float32), any(dhat).([]float32), any(pg).([]float32), f,
+			any(dy).([]float32), any(g).([]float32), float32(mean), float32(rstd))
+		return
+	}
+	for i, v := range x {
+		hat[i] = (v - mean) * rstd
+		dhat[i] = dy[i] * g[i]
+		pg[i] += dy[i] * hat[i]
+	}
+}
+
+// normGrad sets dx = (dhat - m1 - hat*m2) * rstd.
+func normGrad[T blas.Float](dx, dhat, hat []T, m1, m2, rstd T) {
+	if f, ok := any(dx).([]float32); ok && simd {
+		normGrad32(f, any(dhat).([]float32), any(hat).([]float32), float32(m1), float32(m2), float32(rstd))
+		return
+	}
+	for i := range dx {
+		dx[i] = (dhat[i] - m1 - hat[i]*m2) * rstd
+	}
+}
+
 // softmaxGrad sets dp[i] = p[i]*(dp[i]-delta)*scale.
 func softmaxGrad[T blas.Float](dp, p []T, delta, scale T) {
 	if f, ok := any(p).([]float32); ok && simd {

@@ -200,6 +200,37 @@ func affine32(dst, x []float32, mean, rstd float32, g, b []float32) {
 	}
 }
 
+func normTerms32(hat, dhat, pg, x, dy, g []float32, mean, rstd float32) {
+	n := len(x)
+	hat, dhat, pg, dy, g = hat[:n], dhat[:n], pg[:n], dy[:n], g[:n]
+	m, r := splat(mean), splat(rstd)
+	i := 0
+	for ; i+lanes <= n; i += lanes {
+		h, d := load(x[i:]).Sub(m).Mul(r), load(dy[i:])
+		h.StoreSlice(hat[i:])
+		d.Mul(load(g[i:])).StoreSlice(dhat[i:])
+		d.MulAdd(h, load(pg[i:])).StoreSlice(pg[i:])
+	}
+	for ; i < n; i++ {
+		hat[i] = (x[i] - mean) * rstd
+		dhat[i] = dy[i] * g[i]
+		pg[i] += dy[i] * hat[i]
+	}
+}
+
+func normGrad32(dx, dhat, hat []float32, m1, m2, rstd float32) {
+	n := len(dx)
+	dhat, hat = dhat[:n], hat[:n]
+	a, b, r := splat(m1), splat(-m2), splat(rstd)
+	i := 0
+	for ; i+lanes <= n; i += lanes {
+		load(hat[i:]).MulAdd(b, load(dhat[i:]).Sub(a)).Mul(r).StoreSlice(dx[i:])
+	}
+	for ; i < n; i++ {
+		dx[i] = (dhat[i] - m1 - hat[i]*m2) * rstd
+	}
+}
+
 func softmaxGrad32(dp, p []float32, delta, scale float32) {
 	dp = dp[:len(p)]
 	d, s := splat(delta), splat(scale)
