@@ -8,9 +8,9 @@ import (
 	"mlkv/internal/engine"
 )
 
-// bucketStarts are the numbers of tokens before a predicted one at which the
-// ranges of positions begin.
-var bucketStarts = []int{1, 64, 128, 256, 512, 1024, 2048, 4096}
+// bucketStarts are where the ranges of positions begin. A prediction's position
+// is that of the token it is made at, from 0.
+var bucketStarts = []int{0, 64, 128, 256, 512, 1024, 2048, 4096}
 
 // bucketOf is the range that a position lies in.
 func bucketOf(position int) int {
@@ -41,12 +41,12 @@ func (s sequence) request() engine.Request { return engine.Request{Tokens: s, Fr
 func bucketSums(s engine.Score) []float64 {
 	sums := make([]float64, len(bucketStarts))
 	for i, ll := range s.LogLikelihood {
-		sums[bucketOf(i+1)] += float64(ll)
+		sums[bucketOf(i)] += float64(ll)
 	}
 	return sums
 }
 
-// Bucket is the loss of predictions after From to To tokens.
+// Bucket is the loss of predictions at positions From to To.
 type Bucket struct {
 	From   int     `json:"from"`
 	To     int     `json:"to"`
@@ -75,9 +75,9 @@ func summarize(seqs []sequence, sums [][]float64, size func(int32) int) (Heldout
 			loss -= sum
 			perBucket[b].Loss -= sum
 		}
-		for p := 1; p < len(seq); p++ {
+		for p, next := range seq[1:] {
 			perBucket[bucketOf(p)].Tokens++
-			h.Bytes += size(seq[p])
+			h.Bytes += size(next)
 		}
 		losses, tokens = append(losses, loss), append(tokens, float64(len(seq)-1))
 		h.Tokens += len(seq) - 1
@@ -98,7 +98,7 @@ func summarize(seqs []sequence, sums [][]float64, size func(int32) int) (Heldout
 		if i+1 < len(bucketStarts) {
 			b.To = bucketStarts[i+1] - 1
 		}
-		b.To = min(b.To, longest(seqs)-1)
+		b.To = min(b.To, longest(seqs)-2)
 		h.Buckets = append(h.Buckets, b)
 	}
 	return h, nil

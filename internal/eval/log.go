@@ -170,16 +170,19 @@ func formatRecord(key string, r record) ([]byte, error) {
 	return append(text, '\n'), nil
 }
 
+// parseRecord reads a line, which must be to the byte what formatRecord writes.
 func parseRecord(line []byte) (string, record, error) {
 	var l logLine
 	if err := json.Unmarshal(line, &l); err != nil {
 		return "", record{}, err
 	}
-	switch sum, err := l.checksum(); {
-	case err != nil:
+	rec := record{l.Parts, l.Greedy}
+	want, err := formatRecord(l.Key, rec)
+	if err != nil {
 		return "", record{}, err
-	case sum != l.CRC:
-		return "", record{}, fmt.Errorf("checksum %d, expected %d", l.CRC, sum)
 	}
-	return l.Key, record{l.Parts, l.Greedy}, nil
+	if !bytes.Equal(line, bytes.TrimSuffix(want, []byte("\n"))) {
+		return "", record{}, errors.New("the line does not agree with its checksum")
+	}
+	return l.Key, rec, nil
 }

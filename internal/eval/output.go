@@ -27,7 +27,7 @@ func openOutput(dir string, force bool) (*output, error) {
 	file := filepath.Join(dir, ResultName)
 	switch _, err := os.Stat(file); {
 	case err == nil && !force:
-		return nil, ui.Usagef("%s: exists; choose another --output or pass --force to replace it", file)
+		return nil, ui.Usagef("%s: exists; choose another --out or pass --force to replace it", file)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, ui.Usagef("output folder: %w", err)
 	}

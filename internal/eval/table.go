@@ -41,9 +41,9 @@ func (e Estimate) stdErrCell() any {
 	return ui.Fixed(e.StdErr, 4)
 }
 
-// bucketTable shows the loss by the number of tokens before a prediction.
+// bucketTable shows the loss by position.
 func (h Heldout) bucketTable() *ui.Table {
-	t := ui.NewTable("Tokens before", "Predictions", "Loss")
+	t := ui.NewTable("Positions", "Predictions", "Loss")
 	for _, b := range h.Buckets {
 		t.Row(fmt.Sprintf("%d-%d", b.From, b.To), ui.Integer(b.Tokens), ui.Fixed(b.Loss, 4))
 	}
