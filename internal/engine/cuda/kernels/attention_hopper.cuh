@@ -1,0 +1,747 @@
+// Causal flash attention on Hopper: a producer warpgroup copies tiles into
+// shared memory while consumer warpgroups of 64 rows each multiply (wgmma) and
+// take the softmax in registers. Blocks are persistent and walk a fixed list of
+// tiles, so results do not depend on scheduling.
+//
+// The backward pass is two kernels, one for dq and one for dk and dv: each
+// computes the scores anew, which costs two of seven products and saves the
+// float32 atomics on dq (and with them either determinism or ordering).
+#pragma once
+#include "hopper.cuh"
+
+#ifndef HEAD_SIZE
+#error "HEAD_SIZE must be 32, 64, 80, 128 or 256"
+#endif
+
+const int D = HEAD_SIZE;
+const int PRODUCERS = 128;
+
+// Forward: query rows = 64 * warpgroups.
+#ifndef FORWARD_WARPGROUPS
+#define FORWARD_WARPGROUPS (HEAD_SIZE <= 64 ? 3 : 2)
+#endif
+#ifndef FORWARD_KEYS
+#define FORWARD_KEYS (HEAD_SIZE <= 128 ? 128 : 64)
+#endif
+#ifndef FORWARD_STAGES
+#define FORWARD_STAGES (HEAD_SIZE <= 64 ? 3 : 2)
+#endif
+// dq: query rows = 64 * warpgroups.
+#ifndef QUERY_WARPGROUPS
+#define QUERY_WARPGROUPS 2
+#endif
+#ifndef QUERY_KEYS
+#define QUERY_KEYS (HEAD_SIZE <= 64 ? 128 : HEAD_SIZE <= 128 ? 64 : 32)
+#endif
+#ifndef QUERY_STAGES
+#define QUERY_STAGES (HEAD_SIZE <= 64 ? 3 : 2)
+#endif
+// dk and dv: key rows = 64 * warpgroups.
+#ifndef KEY_WARPGROUPS
+#define KEY_WARPGROUPS 2
+#endif
+#ifndef KEY_QUERIES
+#define KEY_QUERIES (HEAD_SIZE <= 128 ? 64 : 32)
+#endif
+#ifndef KEY_STAGES
+#define KEY_STAGES (HEAD_SIZE <= 64 ? 4 : 2)
+#endif
+
+#ifndef KEY_FRAGMENTS
+#define KEY_FRAGMENTS 0
+#endif
+#ifndef KEY_WAIT
+#define KEY_WAIT (HEAD_SIZE > 80)
+#endif
+
+template <int WARPGROUPS> struct Registers;
+template <> struct Registers<1> { static const int producer = 56, consumer = 256 - 16; };
+template <> struct Registers<2> { static const int producer = 24, consumer = 240; };
+template <> struct Registers<3> { static const int producer = 32, consumer = 160; };
+
+// A Schedule deals the tiles of all heads to the blocks: groups of heads whose
+// keys and values fit the L2 cache, longest tiles first, back and forth over
+// the blocks so that each gets an equal share.
+struct Schedule {
+  int rows, pairs, group;
+  __device__ __forceinline__ Schedule(int rows, int pairs, int length) : rows(rows), pairs(pairs) {
+    long long bytes = (long long)length * D * 4;
+    group = (int)((24 << 20) / bytes);
+    group = group < 1 ? 1 : group > pairs ? pairs : group;
+  }
+  // get returns the i-th tile of this block: its rank by length and its pair
+  // of batch row and head.
+  __device__ __forceinline__ bool get(int i, int &rank, int &pair) const {
+    int at = i * gridDim.x + ((i & 1) ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+    if (i * (int)gridDim.x >= rows * pairs) return false;
+    if (at >= rows * pairs) {
+      rank = -1;
+      return true;
+    }
+    int g = at / (group * rows), r = at - g * group * rows;
+    int width = pairs - g * group < group ? pairs - g * group : group;
+    rank = r / width;
+    pair = g * group + r % width;
+    return true;
+  }
+};
+
+__device__ __forceinline__ char *aligned_shared() {
+  extern __shared__ char raw_shared[];
+  return raw_shared + (-shared_address(raw_shared) & 1023);
+}
+
+// pack_operand rounds a 64 x N accumulator to the A operand of the next product.
+template <int N> __device__ __forceinline__ void pack_operand(uint32 (&a)[N / 2], const float (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N / 2; i++) a[i] = pack_bf16(d[2 * i], d[2 * i + 1]);
+}
+
+// product_ss: d (64 x N) = A rows [row0, row0+64) of tile a times B^T, both D wide.
+template <int A_ROWS, int B_ROWS, int R> __device__ __forceinline__ void product_ss(float (&d)[R], uint32 a, uint32 b) {
+#pragma unroll
+  for (int k = 0; k < D / 16; k++) wgmma_ss<0>(d, k_major<A_ROWS>(a, k), k_major<B_ROWS>(b, k), k > 0);
+}
+// product_rs: the same with A in registers.
+template <int B_ROWS, int R> __device__ __forceinline__ void product_rs(float (&d)[R], const uint32 *a, uint32 b) {
+#pragma unroll
+  for (int k = 0; k < D / 16; k++) wgmma_rs<0>(d, a + 4 * k, k_major<B_ROWS>(b, k), k > 0);
+}
+// accumulate: d (64 x D) += A (64 x K, registers) times rows of tile b.
+template <int K, int R> __device__ __forceinline__ void accumulate(float (&d)[R], const uint32 (&a)[K / 4], uint32 b) {
+#pragma unroll
+  for (int k = 0; k < K / 16; k++) wgmma_rs<1>(d, a + 4 * k, n_major<K>(b, k), 1);
+}
+
+// store_rows writes a warp's 16 rows x D of an accumulator, times a factor for
+// each of the thread's two rows, through its own rows of a shared tile.
+template <int ROWS> __device__ __forceinline__ void store_rows(bf16 *to, int stride, int first, int limit, const float (&d)[D / 2], float f0, float f1, char *tile, int row, int lane) {
+#pragma unroll
+  for (int j = 0; j < D / 8; j++) {
+    *(uint32 *)(tile + piece_offset<ROWS>(row + lane / 4, j) + (lane & 3) * 4) = pack_bf16(d[4 * j] * f0, d[4 * j + 1] * f0);
+    *(uint32 *)(tile + piece_offset<ROWS>(row + lane / 4 + 8, j) + (lane & 3) * 4) = pack_bf16(d[4 * j + 2] * f1, d[4 * j + 3] * f1);
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < div_up(16 * (D / 8), 32); i++) {
+    int at = i * 32 + lane, r = at / (D / 8), c = at % (D / 8);
+    if (first + r < limit) *(uint4 *)(to + (long long)(first + r) * stride + c * 8) = *(uint4 *)(tile + piece_offset<ROWS>(row + r, c));
+  }
+  __syncwarp();
+}
+
+// ---- forward ----
+
+struct Forward {
+  static_assert(FORWARD_KEYS % 64 == 0, "one tile of keys crosses the diagonal of 64 rows");
+  static const int WARPGROUPS = FORWARD_WARPGROUPS, KEYS = FORWARD_KEYS, STAGES = FORWARD_STAGES;
+  static const int ROWS = 64 * WARPGROUPS;
+  static const int Q_STAGES = HEAD_SIZE <= 128 ? 2 : 1;
+  static const int Q_BYTES = tile_bytes<ROWS, D>(), KV_BYTES = tile_bytes<KEYS, D>();
+  static const int SHARED = 1024 + Q_STAGES * Q_BYTES + 2 * STAGES * KV_BYTES + 256;
+};
+
+extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
+    attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse, int batch, int length, int heads, int kv_heads, int q_stride, int k_stride,
+                      int v_stride, int out_stride, float scale) {
+  typedef Forward F;
+  const int ROWS = F::ROWS, KEYS = F::KEYS, STAGES = F::STAGES, QS = F::Q_STAGES;
+  char *shared = aligned_shared();
+  char *q_tiles = shared, *k_tiles = q_tiles + QS * F::Q_BYTES, *v_tiles = k_tiles + STAGES * F::KV_BYTES;
+  Barrier *q_full = (Barrier *)(v_tiles + STAGES * F::KV_BYTES), *q_empty = q_full + QS;
+  Barrier *k_full = q_empty + QS, *k_empty = k_full + STAGES, *v_full = k_empty + STAGES, *v_empty = v_full + STAGES;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < QS; i++) barrier_init(q_full + i, PRODUCERS), barrier_init(q_empty + i, 4 * F::WARPGROUPS);
+    for (int i = 0; i < STAGES; i++) {
+      barrier_init(k_full + i, PRODUCERS), barrier_init(k_empty + i, 4 * F::WARPGROUPS);
+      barrier_init(v_full + i, PRODUCERS), barrier_init(v_empty + i, 4 * F::WARPGROUPS);
+    }
+    barrier_init_done();
+  }
+  __syncthreads();
+
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  const Schedule schedule(div_up(length, ROWS), batch * heads, length);
+  const int group = heads / kv_heads;
+  Ring<QS> qr;
+  int rank, pair;
+
+  if (warpgroup == 0) {
+    fewer_registers<Registers<F::WARPGROUPS>::producer>();
+    const int thread = threadIdx.x;
+    Ring<STAGES> r;
+    for (int i = 0; schedule.get(i, rank, pair); i++) {
+      if (rank < 0) continue;
+      const int first = (schedule.rows - 1 - rank) * ROWS;
+      const int b = pair / heads, h = pair - b * heads;
+      const long long row = (long long)b * length;
+      const int tiles = div_up(min(first + ROWS, length), KEYS);
+      const bf16 *kh = k + row * k_stride + h / group * D, *vh = v + row * v_stride + h / group * D;
+      barrier_wait(q_empty + qr.stage, qr.parity ^ 1);
+      load_tile<ROWS, D>(shared_address(q_tiles + qr.stage * F::Q_BYTES), q + row * q_stride + h * D, q_stride, first, length, thread);
+      barrier_arrive_copied(q_full + qr.stage);
+      qr.next();
+      for (int n = tiles - 1; n >= 0; n--) {
+        barrier_wait(k_empty + r.stage, r.parity ^ 1);
+        load_tile<KEYS, D>(shared_address(k_tiles + r.stage * F::KV_BYTES), kh, k_stride, n * KEYS, length, thread);
+        barrier_arrive_copied(k_full + r.stage);
+        barrier_wait(v_empty + r.stage, r.parity ^ 1);
+        load_tile<KEYS, D>(shared_address(v_tiles + r.stage * F::KV_BYTES), vh, v_stride, n * KEYS, length, thread);
+        barrier_arrive_copied(v_full + r.stage);
+        r.next();
+      }
+    }
+  } else {
+  more_registers<Registers<F::WARPGROUPS>::consumer>();
+  const int w = warpgroup - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const float c = scale * LOG2E;
+  Ring<STAGES> kr, vr;
+  float s[KEYS / 2], o[D / 2];
+  uint32 p[KEYS / 4];
+
+  for (int i = 0; schedule.get(i, rank, pair); i++) {
+    if (rank < 0) continue;
+    const int first = (schedule.rows - 1 - rank) * ROWS, r0 = first + 64 * w;
+    const int b = pair / heads, h = pair - b * heads;
+    const int tiles = div_up(min(first + ROWS, length), KEYS);
+    const int own = r0 < length ? min(tiles, div_up(r0 + 64, KEYS)) : 0;
+    char *q_tile = q_tiles + qr.stage * F::Q_BYTES;
+    const uint32 q_rows = shared_address(q_tile) + 64 * w * 128;
+    barrier_wait(q_full + qr.stage, qr.parity);
+    for (int n = tiles; n > own; n--) {
+      barrier_wait(k_full + kr.stage, kr.parity);
+      if (lane == 0) barrier_arrive(k_empty + kr.stage);
+      barrier_wait(v_full + vr.stage, vr.parity);
+      if (lane == 0) barrier_arrive(v_empty + vr.stage);
+      kr.next(), vr.next();
+    }
+    if (own > 0) {
+      float top[2] = {-INFINITE, -INFINITE}, sum[2] = {0, 0}, shrink[2];
+#pragma unroll
+      for (int j = 0; j < D / 2; j++) o[j] = 0;
+
+      // softmax turns scores of key tile n into probabilities relative to the
+      // greatest score so far; shrink is what earlier sums must be scaled by.
+      // Only a warpgroup's last tile crosses the diagonal, since 64 divides KEYS.
+      auto softmax = [&](int n, bool diagonal) {
+        const int row = r0 + 16 * warp + lane / 4;
+        if (diagonal) {
+#pragma unroll
+          for (int j = 0; j < KEYS / 2; j++) {
+            int column = n * KEYS + j / 4 * 8 + (lane & 3) * 2 + (j & 1);
+            if (column > row + (j & 2) * 4) s[j] = -INFINITE;
+          }
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+          float t = top[r];
+#pragma unroll
+          for (int j = 0; j < KEYS / 8; j++) t = fmaxf(t, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
+          t = fmaxf(t, __shfl_xor_sync(~0u, t, 1));
+          t = fmaxf(t, __shfl_xor_sync(~0u, t, 2));
+          shrink[r] = exp2_fast((top[r] - t) * c);
+          top[r] = t;
+          const float tc = t * c;
+          float a = 0, e = 0;
+#pragma unroll
+          for (int j = 0; j < KEYS / 8; j++) {
+            float &x = s[4 * j + 2 * r], &y = s[4 * j + 2 * r + 1];
+            x = exp2_fast(x * c - tc), y = exp2_fast(y * c - tc);
+            a += x, e += y;
+          }
+          sum[r] = sum[r] * shrink[r] + (a + e);
+        }
+      };
+
+      barrier_wait(k_full + kr.stage, kr.parity);
+      fence_async_proxy();
+      wgmma_begin();
+      product_ss<ROWS, KEYS>(s, q_rows, shared_address(k_tiles + kr.stage * F::KV_BYTES));
+      wgmma_commit();
+      wgmma_wait<0>();
+      hold(s);
+      if (lane == 0) barrier_arrive(k_empty + kr.stage);
+      kr.next();
+      softmax(own - 1, true);
+      pack_operand(p, s);
+
+      for (int n = own - 2; n >= 0; n--) {
+        barrier_wait(k_full + kr.stage, kr.parity);
+        fence_async_proxy();
+        hold(s);
+        wgmma_begin();
+        product_ss<ROWS, KEYS>(s, q_rows, shared_address(k_tiles + kr.stage * F::KV_BYTES));
+        wgmma_commit();
+        barrier_wait(v_full + vr.stage, vr.parity);
+        fence_async_proxy();
+        hold(o);
+        wgmma_begin();
+        accumulate<KEYS>(o, p, shared_address(v_tiles + vr.stage * F::KV_BYTES));
+        wgmma_commit();
+        wgmma_wait<1>();
+        hold(s);
+        if (lane == 0) barrier_arrive(k_empty + kr.stage);
+        kr.next();
+        softmax(n, false);
+        wgmma_wait<0>();
+        hold(o);
+        if (lane == 0) barrier_arrive(v_empty + vr.stage);
+        vr.next();
+#pragma unroll
+        for (int j = 0; j < D / 2; j++) o[j] *= shrink[j >> 1 & 1];
+        pack_operand(p, s);
+      }
+      barrier_wait(v_full + vr.stage, vr.parity);
+      fence_async_proxy();
+      hold(o);
+      wgmma_begin();
+      accumulate<KEYS>(o, p, shared_address(v_tiles + vr.stage * F::KV_BYTES));
+      wgmma_commit();
+      wgmma_wait<0>();
+      hold(o);
+      if (lane == 0) barrier_arrive(v_empty + vr.stage);
+      vr.next();
+
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
+        sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+        const int row = r0 + 16 * warp + lane / 4 + 8 * r;
+        if ((lane & 3) == 0 && row < length) lse[(long long)pair * length + row] = top[r] * c + log2f(sum[r]);
+      }
+      named_barrier(1 + w, 128);  // every warp's products have read the query rows
+      store_rows<ROWS>(out + (long long)b * length * out_stride + h * D, out_stride, r0 + 16 * warp, length, o, 1 / sum[0], 1 / sum[1], q_tile, 64 * w + 16 * warp, lane);
+    }
+    if (lane == 0) barrier_arrive(q_empty + qr.stage);
+    qr.next();
+  }
+  }
+}
+
+// ---- backward: dq ----
+
+struct Query {
+  static const int WARPGROUPS = QUERY_WARPGROUPS, KEYS = QUERY_KEYS, STAGES = QUERY_STAGES;
+  static const int ROWS = 64 * WARPGROUPS;
+  static const int Q_STAGES = HEAD_SIZE <= 128 ? 2 : 1;
+  static const int Q_BYTES = tile_bytes<ROWS, D>(), KV_BYTES = tile_bytes<KEYS, D>();
+  static const int SHARED = 1024 + 2 * Q_STAGES * Q_BYTES + 2 * STAGES * KV_BYTES + 256;
+};
+
+extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
+    attention_backward_query(const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *dout, const float *lse, const float *delta, bf16 *dq, int batch, int length, int heads,
+                             int kv_heads, int q_stride, int k_stride, int v_stride, int dout_stride, int dq_stride, float scale) {
+  typedef Query F;
+  const int ROWS = F::ROWS, KEYS = F::KEYS, STAGES = F::STAGES, QS = F::Q_STAGES;
+  char *shared = aligned_shared();
+  char *q_tiles = shared, *g_tiles = q_tiles + QS * F::Q_BYTES;
+  char *k_tiles = g_tiles + QS * F::Q_BYTES, *v_tiles = k_tiles + STAGES * F::KV_BYTES;
+  Barrier *q_full = (Barrier *)(v_tiles + STAGES * F::KV_BYTES), *q_empty = q_full + QS;
+  Barrier *k_full = q_empty + QS, *k_empty = k_full + STAGES, *v_full = k_empty + STAGES, *v_empty = v_full + STAGES;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < QS; i++) barrier_init(q_full + i, PRODUCERS), barrier_init(q_empty + i, 4 * F::WARPGROUPS);
+    for (int i = 0; i < STAGES; i++) {
+      barrier_init(k_full + i, PRODUCERS), barrier_init(k_empty + i, 4 * F::WARPGROUPS);
+      barrier_init(v_full + i, PRODUCERS), barrier_init(v_empty + i, 4 * F::WARPGROUPS);
+    }
+    barrier_init_done();
+  }
+  __syncthreads();
+
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  const Schedule schedule(div_up(length, ROWS), batch * heads, length);
+  const int group = heads / kv_heads;
+  Ring<QS> qr;
+  int rank, pair;
+
+  if (warpgroup == 0) {
+    fewer_registers<Registers<F::WARPGROUPS>::producer>();
+    const int thread = threadIdx.x;
+    Ring<STAGES> r;
+    for (int i = 0; schedule.get(i, rank, pair); i++) {
+      if (rank < 0) continue;
+      const int first = (schedule.rows - 1 - rank) * ROWS;
+      const int b = pair / heads, h = pair - b * heads;
+      const long long row = (long long)b * length;
+      const int tiles = div_up(min(first + ROWS, length), KEYS);
+      const bf16 *kh = k + row * k_stride + h / group * D, *vh = v + row * v_stride + h / group * D;
+      barrier_wait(q_empty + qr.stage, qr.parity ^ 1);
+      load_tile<ROWS, D>(shared_address(q_tiles + qr.stage * F::Q_BYTES), q + row * q_stride + h * D, q_stride, first, length, thread);
+      load_tile<ROWS, D>(shared_address(g_tiles + qr.stage * F::Q_BYTES), dout + row * dout_stride + h * D, dout_stride, first, length, thread);
+      barrier_arrive_copied(q_full + qr.stage);
+      qr.next();
+      for (int n = tiles - 1; n >= 0; n--) {
+        barrier_wait(k_empty + r.stage, r.parity ^ 1);
+        load_tile<KEYS, D>(shared_address(k_tiles + r.stage * F::KV_BYTES), kh, k_stride, n * KEYS, length, thread);
+        barrier_arrive_copied(k_full + r.stage);
+        barrier_wait(v_empty + r.stage, r.parity ^ 1);
+        load_tile<KEYS, D>(shared_address(v_tiles + r.stage * F::KV_BYTES), vh, v_stride, n * KEYS, length, thread);
+        barrier_arrive_copied(v_full + r.stage);
+        r.next();
+      }
+    }
+  } else {
+  more_registers<Registers<F::WARPGROUPS>::consumer>();
+  const int w = warpgroup - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const float c = scale * LOG2E;
+  Ring<STAGES> kr, vr;
+  float s[KEYS / 2], dp[KEYS / 2], acc[D / 2];
+  uint32 ds[KEYS / 4];
+
+  for (int i = 0; schedule.get(i, rank, pair); i++) {
+    if (rank < 0) continue;
+    const int first = (schedule.rows - 1 - rank) * ROWS, r0 = first + 64 * w;
+    const int b = pair / heads, h = pair - b * heads;
+    const int tiles = div_up(min(first + ROWS, length), KEYS);
+    const int own = r0 < length ? min(tiles, div_up(r0 + 64, KEYS)) : 0;
+    char *q_tile = q_tiles + qr.stage * F::Q_BYTES;
+    const uint32 q_rows = shared_address(q_tile) + 64 * w * 128;
+    const uint32 g_rows = shared_address(g_tiles + qr.stage * F::Q_BYTES) + 64 * w * 128;
+    const int row = r0 + 16 * warp + lane / 4;
+    float l[2], dl[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      bool exists = row + 8 * r < length;
+      l[r] = exists ? lse[(long long)pair * length + row + 8 * r] : 0;
+      dl[r] = exists ? delta[(long long)pair * length + row + 8 * r] : 0;
+    }
+    barrier_wait(q_full + qr.stage, qr.parity);
+    for (int n = tiles; n > own; n--) {
+      barrier_wait(k_full + kr.stage, kr.parity);
+      if (lane == 0) barrier_arrive(k_empty + kr.stage);
+      barrier_wait(v_full + vr.stage, vr.parity);
+      if (lane == 0) barrier_arrive(v_empty + vr.stage);
+      kr.next(), vr.next();
+    }
+    if (own > 0) {
+#pragma unroll
+      for (int j = 0; j < D / 2; j++) acc[j] = 0;
+      int last = -1;  // stage of the key tile that the product under way reads
+      for (int n = own - 1; n >= 0; n--) {
+        const uint32 k_tile = shared_address(k_tiles + kr.stage * F::KV_BYTES);
+        barrier_wait(k_full + kr.stage, kr.parity);
+        fence_async_proxy();
+        hold(s);
+        wgmma_begin();
+        product_ss<ROWS, KEYS>(s, q_rows, k_tile);
+        wgmma_commit();
+        barrier_wait(v_full + vr.stage, vr.parity);
+        fence_async_proxy();
+        hold(dp);
+        wgmma_begin();
+        product_ss<ROWS, KEYS>(dp, g_rows, shared_address(v_tiles + vr.stage * F::KV_BYTES));
+        wgmma_commit();
+        wgmma_wait<1>();
+        hold(s), hold(acc);
+        if (last >= 0 && lane == 0) barrier_arrive(k_empty + last);
+        last = kr.stage;
+        if (n * KEYS + KEYS > r0 + 1) {
+#pragma unroll
+          for (int j = 0; j < KEYS / 2; j++) {
+            int column = n * KEYS + j / 4 * 8 + (lane & 3) * 2 + (j & 1);
+            s[j] = column > row + (j & 2) * 4 ? 0 : exp2_fast(s[j] * c - l[j >> 1 & 1]);
+          }
+        } else {
+#pragma unroll
+          for (int j = 0; j < KEYS / 2; j++) s[j] = exp2_fast(s[j] * c - l[j >> 1 & 1]);
+        }
+        wgmma_wait<0>();
+        hold(dp);
+        if (lane == 0) barrier_arrive(v_empty + vr.stage);
+#pragma unroll
+        for (int j = 0; j < KEYS / 2; j++) dp[j] = s[j] * (dp[j] - dl[j >> 1 & 1]);
+        pack_operand(ds, dp);
+        hold(acc);
+        wgmma_begin();
+        accumulate<KEYS>(acc, ds, k_tile);
+        wgmma_commit();
+        kr.next(), vr.next();
+      }
+      wgmma_wait<0>();
+      hold(acc);
+      if (lane == 0) barrier_arrive(k_empty + last);
+      named_barrier(1 + w, 128);
+      store_rows<ROWS>(dq + (long long)b * length * dq_stride + h * D, dq_stride, r0 + 16 * warp, length, acc, scale, scale, q_tile, 64 * w + 16 * warp, lane);
+    }
+    if (lane == 0) barrier_arrive(q_empty + qr.stage);
+    qr.next();
+  }
+  }
+}
+
+// ---- backward: dk and dv ----
+
+struct Key {
+  static const int WARPGROUPS = KEY_WARPGROUPS, QUERIES = KEY_QUERIES, STAGES = KEY_STAGES;
+  static const int ROWS = 64 * WARPGROUPS;
+  static const int KV_STAGES = HEAD_SIZE <= 64 ? 2 : 1;
+  static const bool FRAGMENTS = KEY_FRAGMENTS;  // keys and values fit in registers
+  static const bool SPLIT = HEAD_SIZE > 128;      // dk and dv by different blocks
+  static const int KV_BYTES = tile_bytes<ROWS, D>(), Q_BYTES = tile_bytes<QUERIES, D>();
+  static const int SHARED = 1024 + 2 * KV_STAGES * KV_BYTES + STAGES * (2 * Q_BYTES + 8 * QUERIES) + 256;
+};
+
+// What becomes of dk and dv: see attention.cu.
+enum { GRADIENT_WRITE = 0, GRADIENT_START = 1, GRADIENT_ADD = 2, GRADIENT_FINISH = 3 };
+
+// put_gradient writes a warp's 16 rows of a gradient, or adds them to the
+// float32 sum over the layers that share the keys and values.
+template <int ROWS> __device__ __forceinline__ void put_gradient(int mode, bf16 *to, float *sum, int to_stride, int sum_stride, int first, int limit, float (&d)[D / 2], float f,
+                                                                char *tile, int row, int lane) {
+  if (mode != GRADIENT_WRITE) {
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      int at = first + lane / 4 + 8 * r;
+      if (at < limit) {
+        float *line = sum + (long long)at * sum_stride + (lane & 3) * 2;
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+          float2 x = make_float2(d[4 * j + 2 * r] * f, d[4 * j + 2 * r + 1] * f);
+          if (mode != GRADIENT_START) {
+            float2 y = *(float2 *)(line + 8 * j);
+            x.x += y.x, x.y += y.y;
+          }
+          if (mode == GRADIENT_FINISH)
+            d[4 * j + 2 * r] = x.x, d[4 * j + 2 * r + 1] = x.y;
+          else
+            *(float2 *)(line + 8 * j) = x;
+        }
+      }
+    }
+    if (mode != GRADIENT_FINISH) return;
+    f = 1;
+  }
+  store_rows<ROWS>(to, to_stride, first, limit, d, f, f, tile, row, lane);
+}
+
+struct KeyArguments {
+  const bf16 *q, *k, *v, *dout;
+  const float *lse, *delta;
+  bf16 *dk, *dv;
+  float *dk_sum, *dv_sum;
+  int batch, length, heads, kv_heads, q_stride, k_stride, v_stride, dout_stride, dk_stride, dv_stride, sum_stride, mode;
+  float scale;
+};
+
+template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer(const KeyArguments &a, const Schedule &schedule, char *k_tiles, char *v_tiles, char *q_tiles,
+                                                                                char *g_tiles, float *rows, Barrier *kv_full, Barrier *kv_empty, Barrier *full, Barrier *empty,
+                                                                                int w) {
+  typedef Key F;
+  const int ROWS = F::ROWS, QUERIES = F::QUERIES, STAGES = F::STAGES;
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const int length = a.length, group = a.heads / a.kv_heads;
+  const float c = a.scale * LOG2E;
+  Ring<F::KV_STAGES> kvr;
+  Ring<STAGES> ring;
+  int rank, pair;
+  float s[QUERIES / 2], dp[WANT_K ? QUERIES / 2 : 1], dk[WANT_K ? D / 2 : 1], dv[WANT_V ? D / 2 : 1];
+  uint32 p[QUERIES / 4], ds[WANT_K ? QUERIES / 4 : 1];
+  uint32 kf[F::FRAGMENTS ? D / 4 : 1], vf[F::FRAGMENTS ? D / 4 : 1];
+
+  for (int i = 0; schedule.get(i, rank, pair); i++) {
+    if (rank < 0) continue;
+    const int first = rank * ROWS, c0 = first + 64 * w;
+    const int b = pair / a.kv_heads, g = pair - b * a.kv_heads;
+    const int begin = first / QUERIES, end = div_up(length, QUERIES);
+    const int skip = c0 < length ? c0 / QUERIES : end;  // query tiles before it see none of these keys
+    char *k_tile = k_tiles + kvr.stage * F::KV_BYTES, *v_tile = v_tiles + kvr.stage * F::KV_BYTES;
+    const uint32 k_rows = shared_address(k_tile) + 64 * w * 128, v_rows = shared_address(v_tile) + 64 * w * 128;
+    if constexpr (WANT_K) {
+#pragma unroll
+      for (int j = 0; j < D / 2; j++) dk[j] = 0;
+    }
+    if constexpr (WANT_V) {
+#pragma unroll
+      for (int j = 0; j < D / 2; j++) dv[j] = 0;
+    }
+    barrier_wait(kv_full + kvr.stage, kvr.parity);
+    int last = -1;
+    for (int h = 0; h < group; h++) {
+      for (int n = begin; n < end; n++) {
+        barrier_wait(full + ring.stage, ring.parity);
+        if (n < skip) {
+          if (last >= 0) {  // held back, its stage could be the one that the producer needs next
+            wgmma_wait<0>();
+            if constexpr (WANT_K) hold(dk);
+            if constexpr (WANT_V) hold(dv);
+            if (lane == 0) barrier_arrive(empty + last);
+            last = -1;
+          }
+          if (lane == 0) barrier_arrive(empty + ring.stage);
+          ring.next();
+          continue;
+        }
+        const uint32 q_tile = shared_address(q_tiles + ring.stage * F::Q_BYTES), g_tile = shared_address(g_tiles + ring.stage * F::Q_BYTES);
+        const float *l = rows + ring.stage * 2 * QUERIES, *dl = l + QUERIES;
+        if constexpr (F::FRAGMENTS) {
+#pragma unroll
+          for (int k = 0; k < D / 16; k++) {
+            load_fragment<ROWS>(*(uint32(*)[4])(kf + 4 * k), shared_address(k_tile), 64 * w + 16 * warp, k, lane);
+            load_fragment<ROWS>(*(uint32(*)[4])(vf + 4 * k), shared_address(v_tile), 64 * w + 16 * warp, k, lane);
+          }
+        }
+        fence_async_proxy();
+        hold(s);
+        wgmma_begin();
+        if constexpr (F::FRAGMENTS)
+          product_rs<QUERIES>(s, kf, q_tile);
+        else
+          product_ss<ROWS, QUERIES>(s, k_rows, q_tile);
+        wgmma_commit();
+        if constexpr (WANT_K) {
+          hold(dp);
+          if constexpr (F::FRAGMENTS)
+            product_rs<QUERIES>(dp, vf, g_tile);
+          else
+            product_ss<ROWS, QUERIES>(dp, v_rows, g_tile);
+          wgmma_commit();
+          wgmma_wait<1>();
+        } else {
+          wgmma_wait<0>();
+        }
+        hold(s);
+        if constexpr (WANT_K) hold(dk);
+        if constexpr (WANT_V) hold(dv);
+        if (last >= 0 && lane == 0) barrier_arrive(empty + last);
+        last = ring.stage;
+
+        const int row = c0 + 16 * warp + lane / 4;
+#pragma unroll
+        for (int j = 0; j < QUERIES / 8; j++) {
+          float2 m = *(const float2 *)(l + 8 * j + (lane & 3) * 2);
+          s[4 * j] = exp2_fast(s[4 * j] * c - m.x), s[4 * j + 1] = exp2_fast(s[4 * j + 1] * c - m.y);
+          s[4 * j + 2] = exp2_fast(s[4 * j + 2] * c - m.x), s[4 * j + 3] = exp2_fast(s[4 * j + 3] * c - m.y);
+        }
+        if (n * QUERIES < c0 + 63) {
+#pragma unroll
+          for (int j = 0; j < QUERIES / 2; j++) {
+            int column = n * QUERIES + j / 4 * 8 + (lane & 3) * 2 + (j & 1);
+            if (column < row + (j & 2) * 4) s[j] = 0;
+          }
+        }
+        pack_operand(p, s);
+        if constexpr (WANT_V) {
+          wgmma_begin();
+          accumulate<QUERIES>(dv, p, g_tile);
+          wgmma_commit();
+        }
+        if constexpr (WANT_K) {
+          wgmma_wait<WANT_V ? 1 : 0>();
+          hold(dp);
+#pragma unroll
+          for (int j = 0; j < QUERIES / 8; j++) {
+            float2 m = *(const float2 *)(dl + 8 * j + (lane & 3) * 2);
+            const uint32 p0 = p[2 * j], p1 = p[2 * j + 1];
+            dp[4 * j] = low_bf16(p0) * (dp[4 * j] - m.x), dp[4 * j + 1] = high_bf16(p0) * (dp[4 * j + 1] - m.y);
+            dp[4 * j + 2] = low_bf16(p1) * (dp[4 * j + 2] - m.x), dp[4 * j + 3] = high_bf16(p1) * (dp[4 * j + 3] - m.y);
+          }
+          pack_operand(ds, dp);
+          wgmma_begin();
+          accumulate<QUERIES>(dk, ds, q_tile);
+          wgmma_commit();
+        }
+#if KEY_WAIT
+        wgmma_wait<0>();
+        if constexpr (WANT_K) hold(dk);
+        if constexpr (WANT_V) hold(dv);
+        if (lane == 0) barrier_arrive(empty + last);
+        last = -1;
+#endif
+        ring.next();
+      }
+    }
+    wgmma_wait<0>();
+    if constexpr (WANT_K) hold(dk);
+    if constexpr (WANT_V) hold(dv);
+    if (last >= 0 && lane == 0) barrier_arrive(empty + last);
+    if (c0 < length) {
+      const long long row = (long long)b * length;
+      const int head = g * D, tile_row = 64 * w + 16 * warp;
+      named_barrier(1 + w, 128);
+      if constexpr (WANT_V)
+        put_gradient<ROWS>(a.mode, a.dv + row * a.dv_stride + head, a.dv_sum + row * a.sum_stride + head, a.dv_stride, a.sum_stride, c0 + 16 * warp, length, dv, 1, v_tile, tile_row,
+                           lane);
+      if constexpr (WANT_K)
+        put_gradient<ROWS>(a.mode, a.dk + row * a.dk_stride + head, a.dk_sum + row * a.sum_stride + head, a.dk_stride, a.sum_stride, c0 + 16 * warp, length, dk, a.scale, k_tile,
+                           tile_row, lane);
+    }
+    if (lane == 0) barrier_arrive(kv_empty + kvr.stage);
+    kvr.next();
+  }
+}
+
+extern "C" __global__ void __launch_bounds__((Key::WARPGROUPS + 1) * 128, 1)
+    attention_backward_key_value(const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *dout, const float *lse, const float *delta, bf16 *dk, bf16 *dv, float *dk_sum,
+                                 float *dv_sum, int batch, int length, int heads, int kv_heads, int q_stride, int k_stride, int v_stride, int dout_stride, int dk_stride,
+                                 int dv_stride, int sum_stride, int mode, float scale) {
+  typedef Key F;
+  const int ROWS = F::ROWS, QUERIES = F::QUERIES, STAGES = F::STAGES, KS = F::KV_STAGES;
+  char *shared = aligned_shared();
+  char *k_tiles = shared, *v_tiles = k_tiles + KS * F::KV_BYTES;
+  char *q_tiles = v_tiles + KS * F::KV_BYTES, *g_tiles = q_tiles + STAGES * F::Q_BYTES;
+  float *rows = (float *)(g_tiles + STAGES * F::Q_BYTES);  // [stage][lse, delta][QUERIES]
+  Barrier *kv_full = (Barrier *)(rows + STAGES * 2 * QUERIES), *kv_empty = kv_full + KS, *full = kv_empty + KS, *empty = full + STAGES;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < KS; i++) barrier_init(kv_full + i, PRODUCERS), barrier_init(kv_empty + i, 4 * F::WARPGROUPS);
+    for (int i = 0; i < STAGES; i++) barrier_init(full + i, PRODUCERS), barrier_init(empty + i, 4 * F::WARPGROUPS);
+    barrier_init_done();
+  }
+  __syncthreads();
+
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  const Schedule schedule(div_up(length, ROWS), batch * kv_heads, length);
+
+  if (warpgroup == 0) {
+    fewer_registers<Registers<F::WARPGROUPS>::producer>();
+    const int thread = threadIdx.x, group = heads / kv_heads;
+    Ring<KS> kvr;
+    Ring<STAGES> ring;
+    int rank, pair;
+    for (int i = 0; schedule.get(i, rank, pair); i++) {
+      if (rank < 0) continue;
+      const int first = rank * ROWS;
+      const int b = pair / kv_heads, g = pair - b * kv_heads;
+      const long long row = (long long)b * length;
+      barrier_wait(kv_empty + kvr.stage, kvr.parity ^ 1);
+      load_tile<ROWS, D>(shared_address(k_tiles + kvr.stage * F::KV_BYTES), k + row * k_stride + g * D, k_stride, first, length, thread);
+      load_tile<ROWS, D>(shared_address(v_tiles + kvr.stage * F::KV_BYTES), v + row * v_stride + g * D, v_stride, first, length, thread);
+      barrier_arrive_copied(kv_full + kvr.stage);
+      kvr.next();
+      for (int h = g * group; h < (g + 1) * group; h++) {
+        const bf16 *qh = q + row * q_stride + h * D, *gh = dout + row * dout_stride + h * D;
+        const long long line = ((long long)b * heads + h) * length;
+        for (int n = first / QUERIES; n < div_up(length, QUERIES); n++) {
+          barrier_wait(empty + ring.stage, ring.parity ^ 1);
+          load_tile<QUERIES, D>(shared_address(q_tiles + ring.stage * F::Q_BYTES), qh, q_stride, n * QUERIES, length, thread);
+          load_tile<QUERIES, D>(shared_address(g_tiles + ring.stage * F::Q_BYTES), gh, dout_stride, n * QUERIES, length, thread);
+          if (thread < QUERIES) {
+            const int at = n * QUERIES + thread;
+            const bool exists = at < length;
+            const uint32 to = shared_address(rows + ring.stage * 2 * QUERIES + thread);
+            copy4(to, lse + line + at, exists);
+            copy4(to + 4 * QUERIES, delta + line + at, exists);
+          }
+          barrier_arrive_copied(full + ring.stage);
+          ring.next();
+        }
+      }
+    }
+  } else {
+  more_registers<Registers<F::WARPGROUPS>::consumer>();
+  const KeyArguments a = {q, k, v, dout, lse, delta, dk, dv, dk_sum, dv_sum, batch, length, heads, kv_heads, q_stride, k_stride, v_stride, dout_stride, dk_stride, dv_stride, sum_stride, mode, scale};
+  if constexpr (!F::SPLIT)
+    key_consumer<true, true>(a, schedule, k_tiles, v_tiles, q_tiles, g_tiles, rows, kv_full, kv_empty, full, empty, warpgroup - 1);
+  else if (blockIdx.y == 0)
+    key_consumer<true, false>(a, schedule, k_tiles, v_tiles, q_tiles, g_tiles, rows, kv_full, kv_empty, full, empty, warpgroup - 1);
+  else
+    key_consumer<false, true>(a, schedule, k_tiles, v_tiles, q_tiles, g_tiles, rows, kv_full, kv_empty, full, empty, warpgroup - 1);
+  }
+}
+
+// What a launcher needs: threads of a block, bytes of dynamic shared memory,
+// rows of a tile and blocks in y, for forward, dq, dk and dv.
+extern "C" __constant__ const int attention_launch[3][4] = {
+    {(Forward::WARPGROUPS + 1) * 128, Forward::SHARED, Forward::ROWS, 1},
+    {(Query::WARPGROUPS + 1) * 128, Query::SHARED, Query::ROWS, 1},
+    {(Key::WARPGROUPS + 1) * 128, Key::SHARED, Key::ROWS, Key::SPLIT ? 2 : 1},
+};

@@ -1,0 +1,218 @@
+"""Checks and times the attention kernels; PyTorch's attention in the same run."""
+import argparse, itertools, math
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import device
+from device import Module, Report, error, median_ms, poison
+
+WRITE, START, ADD, FINISH = range(4)
+
+
+class Attention:
+    """The attention kernels for one head size."""
+
+    def __init__(self, head_size, storage=16, defines=()):
+        self.d, self.dtype = head_size, torch.bfloat16 if storage == 16 else torch.float32
+        self.m = Module("attention.cu", f"HEAD_SIZE={head_size}", f"STORAGE={storage}", *defines)
+        c = self.m.constant("attention_launch", 12)
+        self.config = [c[0:4], c[4:8], c[8:12]]
+        self.sms = torch.cuda.get_device_properties(0).multi_processor_count
+
+    def launch(self, which, name, pairs, length, *args):
+        threads, shared, rows, y = self.config[which]
+        grid = min(self.sms * (1 if shared > 100 << 10 else 2), -(-length // rows) * pairs)
+        self.m.launch(name, (grid, y, 1), threads, shared, *args)
+
+    def forward(self, q, k, v, out, lse, batch, length, heads, kv):
+        self.launch(0, "attention_forward", batch * heads, length, q, k, v, out, lse, batch, length, heads, kv, q.stride(0), k.stride(0), v.stride(0), out.stride(0),
+                    1 / math.sqrt(self.d))
+
+    def delta(self, out, dout, delta, batch, length, heads):
+        self.m.launch("attention_delta", -(-batch * length // 8), 256, 0, out, dout, delta, batch, length, heads, out.stride(0), dout.stride(0))
+
+    def query(self, q, k, v, dout, lse, delta, dq, batch, length, heads, kv):
+        self.launch(1, "attention_backward_query", batch * heads, length, q, k, v, dout, lse, delta, dq, batch, length, heads, kv, q.stride(0), k.stride(0), v.stride(0),
+                    dout.stride(0), dq.stride(0), 1 / math.sqrt(self.d))
+
+    def key(self, q, k, v, dout, lse, delta, dk, dv, sums, mode, batch, length, heads, kv):
+        self.launch(2, "attention_backward_key_value", batch * kv, length, q, k, v, dout, lse, delta, dk, dv, sums[0], sums[1], batch, length, heads, kv, q.stride(0),
+                    k.stride(0), v.stride(0), dout.stride(0), dk.stride(0), dv.stride(0), sums[0].stride(0) if sums[0] is not None else 0, mode, 1 / math.sqrt(self.d))
+
+
+def reference(q, k, v, dout, batch, length, heads, kv, d):
+    def split(x, n):
+        return x.double().reshape(batch, length, n, d).transpose(1, 2)
+    q, k, v, g = split(q, heads).requires_grad_(), split(k, kv).requires_grad_(), split(v, kv).requires_grad_(), split(dout, heads)
+    kk, vv = k.repeat_interleave(heads // kv, 1), v.repeat_interleave(heads // kv, 1)
+    s = q @ kk.transpose(-1, -2) / math.sqrt(d)
+    s = s.masked_fill(torch.ones(length, length, device="cuda", dtype=torch.bool).triu(1), -math.inf)
+    out = s.softmax(-1) @ vv
+    grads = torch.autograd.grad(out, (q, k, v), g)
+    join = lambda x: x.transpose(1, 2).reshape(batch * length, -1)
+    return (join(out.detach()), s.logsumexp(-1).detach(), *map(join, grads))
+
+
+def check(report, a, batch, length, heads, kv):
+    d, dt, n = a.d, a.dtype, batch * length
+    tag = f"d{d} b{batch} t{length} h{heads}/{kv}"
+    width = (heads + 2 * kv) * d
+    qkv = torch.randn(n, width, device="cuda").to(dt)
+    q, k, v = qkv[:, :heads * d], qkv[:, heads * d:(heads + kv) * d], qkv[:, (heads + kv) * d:]
+    dout = torch.randn(n, heads * d, device="cuda").to(dt)
+    out, lse, delta = poison(n, heads * d, dtype=dt), poison(batch * heads, length, dtype=torch.float32), poison(batch * heads, length, dtype=torch.float32)
+    dqkv = poison(n, width, dtype=dt)
+    dq, dk, dv = dqkv[:, :heads * d], dqkv[:, heads * d:(heads + kv) * d], dqkv[:, (heads + kv) * d:]
+    sums = [poison(n, kv * d, dtype=torch.float32) for _ in range(2)]
+    size = batch, length, heads, kv
+    ref = reference(q, k, v, dout, *size, d)
+    tol = 6e-3 if dt == torch.bfloat16 else 1e-5
+    a.forward(q, k, v, out, lse, *size)
+    report.check("attention_forward", tag, error(out, ref[0]), tol)
+    report.check("attention_forward lse", tag, error(lse * math.log(2), ref[1].reshape(batch * heads, length)), 1e-5)
+    a.delta(out, dout, delta, batch, length, heads)
+    report.check("attention_delta", tag, error(delta, (out.double() * dout.double()).reshape(batch, length, heads, d).sum(-1).transpose(1, 2).reshape(-1, length)), 1e-5)
+    a.query(q, k, v, dout, lse, delta, dq, *size)
+    a.key(q, k, v, dout, lse, delta, dk, dv, (None, None), WRITE, *size)
+    # The gradient of scores loses digits by cancellation where a row sees few keys.
+    small = 2e-2 if dt == torch.bfloat16 else 1e-4
+    floor = ref[4].norm() * 1e-3
+    for name, x, r in (("dq", dq, ref[2]), ("dk", dk, ref[3]), ("dv", dv, ref[4])):
+        e = ((x.double() - r).norm() / torch.maximum(r.norm(), floor)).item()
+        report.check(f"attention_backward {name}", tag, e, tol * 2 if length > 64 else small)
+    first = dk.clone(), dv.clone()
+    for mode in (START, ADD, FINISH):
+        if mode == FINISH:
+            dqkv[:, heads * d:] = float("nan")
+        a.key(q, k, v, dout, lse, delta, dk, dv, sums, mode, *size)
+    for name, x, r, f in (("dk", dk, ref[3], first[0]), ("dv", dv, ref[4], first[1])):
+        e = ((x.double() - 3 * r).norm() / torch.maximum(3 * r.norm(), floor)).item()
+        report.check(f"attention_backward sum {name}", tag, e, tol * 2 if length > 64 else small)
+
+
+def check_repeat(report, a, batch=4, length=777, heads=12, kv=4):
+    """The same bits every time."""
+    d, n = a.d, batch * length
+    x = [torch.randn(n, w * d, device="cuda").to(a.dtype) for w in (heads, kv, kv, heads)]
+    size = batch, length, heads, kv
+    got = []
+    for _ in range(4):
+        out, dq = (poison(n, heads * d, dtype=a.dtype) for _ in range(2))
+        dk, dv = (poison(n, kv * d, dtype=a.dtype) for _ in range(2))
+        lse, delta = (poison(batch * heads, length, dtype=torch.float32) for _ in range(2))
+        a.forward(*x[:3], out, lse, *size)
+        a.delta(out, x[3], delta, batch, length, heads)
+        a.query(*x, lse, delta, dq, *size)
+        a.key(*x, lse, delta, dk, dv, (None, None), WRITE, *size)
+        got.append([out, lse, dq, dk, dv])
+    for other in got[1:]:
+        for name, p, q in zip(("out", "lse", "dq", "dk", "dv"), got[0], other):
+            report.check("attention repeated", f"d{d} {name}", float(not torch.equal(p, q)), 0)
+
+
+def time_ours(a, batch, length, heads, kv):
+    d, n = a.d, batch * length
+    qkv = torch.randn(n, (heads + 2 * kv) * d, device="cuda").to(a.dtype)
+    q, k, v = qkv[:, :heads * d], qkv[:, heads * d:(heads + kv) * d], qkv[:, (heads + kv) * d:]
+    dqkv = torch.empty_like(qkv)
+    dq, dk, dv = dqkv[:, :heads * d], dqkv[:, heads * d:(heads + kv) * d], dqkv[:, (heads + kv) * d:]
+    out, dout = torch.empty(n, heads * d, device="cuda", dtype=a.dtype), torch.randn(n, heads * d, device="cuda").to(a.dtype)
+    lse, delta = (torch.empty(batch * heads, length, device="cuda") for _ in range(2))
+    size = batch, length, heads, kv
+    t = [median_ms(lambda: a.forward(q, k, v, out, lse, *size)),
+         median_ms(lambda: a.delta(out, dout, delta, batch, length, heads)),
+         median_ms(lambda: a.query(q, k, v, dout, lse, delta, dq, *size)),
+         median_ms(lambda: a.key(q, k, v, dout, lse, delta, dk, dv, (None, None), WRITE, *size))]
+    return t
+
+
+def time_torch(d, batch, length, heads, kv):
+    """(forward, backward) in ms of each backend that runs."""
+    out = {}
+    for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
+        try:
+            x = [torch.randn(batch, length, h, d, device="cuda").bfloat16().transpose(1, 2).requires_grad_() for h in (heads, kv, kv)]
+            g = torch.randn(batch, length, heads, d, device="cuda").bfloat16().transpose(1, 2)
+            with sdpa_kernel(backend):
+                run = lambda: F.scaled_dot_product_attention(*x, is_causal=True, enable_gqa=heads != kv)
+                o = run()
+                with torch.no_grad():
+                    forward = median_ms(run)
+                backward = median_ms(lambda: torch.autograd.grad(o, x, g, retain_graph=True))
+            out[name] = forward, backward
+        except Exception as e:
+            print("torch", name, d, heads, kv, repr(e)[:120], flush=True)
+    return out
+
+
+def flops(d, batch, length, heads):
+    return 4 * batch * heads * length * length * d / 2
+
+
+def compare(d, batch, length, heads, kv, variants=((),)):
+    peer = time_torch(d, batch, length, heads, kv)
+    fl = flops(d, batch, length, heads)
+    for name, (f, b) in peer.items():
+        print(f"d{d} b{batch} t{length} h{heads}/{kv} torch {name:6s} forward {f:7.3f} ms {fl / f / 1e9:6.1f} TFLOP/s  backward {b:7.3f} ms {2.5 * fl / b / 1e9:6.1f} TFLOP/s", flush=True)
+    for defines in variants:
+        try:
+            t = time_ours(Attention(d, 16, defines), batch, length, heads, kv)
+        except Exception as e:
+            print(d, defines, repr(e)[:200], flush=True)
+            continue
+        f, b = t[0], sum(t[1:])
+        r = " ".join(f"{n} {p[0] / f:.2f}x {p[1] / b:.2f}x" for n, p in peer.items())
+        print(f"d{d} b{batch} t{length} h{heads}/{kv} ours forward {f:7.3f} ms {fl / f / 1e9:6.1f} TFLOP/s  backward {b:7.3f} ms {2.5 * fl / b / 1e9:6.1f} TFLOP/s"
+              f" (delta {t[1]:.3f} dq {t[2]:.3f} {1.5 * fl / t[2] / 1e9:.0f} dkdv {t[3]:.3f} {2 * fl / t[3] / 1e9:.0f})  {r}  {' '.join(defines)}", flush=True)
+
+
+def ceilings():
+    x = torch.randn(1 << 30, device="cuda", dtype=torch.bfloat16)
+    y = torch.empty_like(x)
+    t = median_ms(lambda: y.copy_(x))
+    print(f"copy {4 * x.numel() / t / 1e9:.2f} TB/s")
+    del x, y
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    t = median_ms(lambda: a @ b)
+    print(f"bf16 8192^3 {2 * 8192**3 / t / 1e9:.0f} TFLOP/s", flush=True)
+
+
+def shapes():
+    for length in (1, 17, 64, 65, 127, 128, 129, 200, 333, 1000):
+        yield 2, length, 6, 6 if length % 2 else 2
+    yield 1, 300, 12, 1
+    yield 2, 2048, 4, 1
+    yield 3, 515, 5, 5
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--sizes", default="64,32,80,128,256")
+    p.add_argument("--storage", type=int, default=16)
+    p.add_argument("--check", action="store_true")
+    p.add_argument("--time", action="store_true")
+    p.add_argument("--variant", action="append", default=[], help="comma-separated defines")
+    a = p.parse_args()
+    torch.manual_seed(1)
+    sizes = [int(s) for s in a.sizes.split(",")]
+    if a.check:
+        report = Report()
+        for d in sizes:
+            try:
+                kernels = Attention(d, a.storage)
+                for s in shapes():
+                    check(report, kernels, *s)
+                check_repeat(report, kernels)
+            except Exception as e:
+                print("FAIL", d, repr(e)[:300], flush=True)
+                raise
+        report.show()
+    if a.time:
+        ceilings()
+        compare(64, 32, 2048, 12, 12, [()] + [tuple(v.split(",")) for v in a.variant])
+
+
+if __name__ == "__main__":
+    main()

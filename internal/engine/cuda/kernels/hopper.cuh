@@ -1,0 +1,119 @@
+// Hopper (sm_90a) primitives: mbarriers, asynchronous copies, warpgroup matrix
+// products and the shared memory layout that they read.
+#pragma once
+#include "common.cuh"
+#include "gen_wgmma.cuh"
+
+__device__ __forceinline__ uint32 shared_address(const void *p) { return (uint32)__cvta_generic_to_shared(p); }
+
+// A Barrier completes a phase after a fixed number of arrivals.
+typedef uint64 Barrier;
+
+__device__ __forceinline__ void barrier_init(Barrier *b, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void barrier_init_done() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+__device__ __forceinline__ void barrier_wait(Barrier *b, int parity) {
+  asm volatile("{\n.reg .pred done;\n"
+               "wait:\n"
+               "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+               "@done bra finished;\n"
+               "bra wait;\n"
+               "finished:\n}\n" ::"r"(shared_address(b)),
+               "r"(parity)
+               : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(Barrier *b) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+}
+// barrier_arrive_copied arrives once this thread's asynchronous copies so far have landed.
+__device__ __forceinline__ void barrier_arrive_copied(Barrier *b) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(b)) : "memory");
+}
+
+// A Ring counts through the stages of a buffer; the parity of a stage's
+// barriers flips with each round.
+template <int STAGES> struct Ring {
+  int stage = 0, parity = 0;
+  __device__ __forceinline__ void next() {
+    if (++stage == STAGES) stage = 0, parity ^= 1;
+  }
+};
+
+// copy16 copies 16 bytes, or writes zeros where the source does not exist.
+__device__ __forceinline__ void copy16(uint32 to, const void *from, bool exists) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void copy4(uint32 to, const void *from, bool exists) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(exists ? 4 : 0) : "memory");
+}
+
+#ifdef NO_FENCE
+__device__ __forceinline__ void fence_async_proxy() {}
+#else
+__device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+#endif
+__device__ __forceinline__ void named_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+template <int N> __device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> __device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+
+__device__ __forceinline__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// wgmma_wait waits until at most N committed groups are under way.
+template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+// hold keeps the compiler from moving uses of an accumulator across a wait.
+template <int N> __device__ __forceinline__ void hold(float (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// A tile of ROWS rows of bf16 lies in shared memory as panels of 64 columns:
+// 128 bytes a row, 16-byte pieces permuted within groups of eight rows (the
+// 128-byte swizzle), every panel aligned to 1024 bytes.
+template <int ROWS> __host__ __device__ constexpr int panel_bytes() { return ROWS * 128; }
+template <int ROWS, int COLUMNS> __host__ __device__ constexpr int tile_bytes() { return panel_bytes<ROWS>() * div_up(COLUMNS, 64); }
+
+// piece_offset is the place of 16-byte piece c (columns 8c to 8c+7) of a row.
+template <int ROWS> __device__ __forceinline__ uint32 piece_offset(int row, int c) {
+  return (c >> 3) * panel_bytes<ROWS>() + row * 128 + (((c & 7) ^ (row & 7)) << 4);
+}
+
+// Matrix descriptors. K-major: the product runs along the columns of the tile;
+// step advances by 16 columns. N-major: the product runs along the rows. The
+// step only moves the address in the lower word.
+__device__ __forceinline__ uint64 descriptor(uint32 tile, int leading_bytes, int offset) {
+  const uint32 low = ((tile & 0x3ffff) >> 4) + (offset >> 4) + ((uint32)(leading_bytes >> 4) << 16);
+  return (uint64)low | (uint64)(1024 >> 4 | 1 << 30) << 32;
+}
+template <int ROWS> __device__ __forceinline__ uint64 k_major(uint32 tile, int step) {
+  return descriptor(tile, 16, (step >> 2) * panel_bytes<ROWS>() + (step & 3) * 32);
+}
+template <int ROWS> __device__ __forceinline__ uint64 n_major(uint32 tile, int step) { return descriptor(tile, panel_bytes<ROWS>(), step * 2048); }
+
+// load_tile starts the copy of rows [first, first+ROWS) of a matrix into a tile
+// by 128 threads; rows from limit on become zeros. Addresses are stepped, not
+// precomputed: producers have few registers.
+template <int ROWS, int COLUMNS> __device__ __forceinline__ void load_tile(uint32 tile, const bf16 *from, int stride, int first, int limit, int thread) {
+  const int LANES = COLUMNS <= 32 ? 4 : COLUMNS <= 64 ? 8 : COLUMNS <= 128 ? 16 : 32;  // threads of one row
+  const int STEP = 128 / LANES;
+  const int c = thread % LANES;
+  int row = thread / LANES;
+  if (COLUMNS / 8 < LANES && c >= COLUMNS / 8) return;
+  const bf16 *p = from + (long long)(first + row) * stride + c * 8;
+  const long long step = (long long)STEP * stride;
+  limit -= first;
+#pragma unroll 4
+  for (int i = 0; i < ROWS / STEP; i++) {
+    copy16(tile + piece_offset<ROWS>(row, c), p, row < limit);
+    p += step, row += STEP;
+  }
+}
+
+// load_fragment reads 16 rows x 16 columns of a tile as the A operand of wgmma.
+template <int ROWS> __device__ __forceinline__ void load_fragment(uint32 (&a)[4], uint32 tile, int row, int step, int lane) {
+  uint32 at = tile + piece_offset<ROWS>(row + (lane & 15), step * 2 + (lane >> 4));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(at) : "memory");
+}
