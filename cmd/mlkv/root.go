@@ -32,8 +32,12 @@ var commands = []struct {
 	group string
 	new   func(*app) *cobra.Command
 }{
+	{groupPrepare, newInitCmd},
+	{groupPrepare, newInspectCmd},
 	{groupPrepare, newPrepareCmd},
 	{groupPrepare, newTokenizeCmd},
+	{groupTrain, newConvertCmd},
+	{groupTrain, newUptrainCmd},
 	{groupUse, newReportCmd},
 	{groupOther, newConfigCmd},
 	{groupOther, newVersionCmd},
