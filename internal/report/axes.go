@@ -9,16 +9,25 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// grid draws a faint line across the plot at each labelled tick of the vertical
-// axis.
-type grid struct{}
+// grid draws a faint line at each labelled tick of the vertical axis, or of the
+// horizontal one.
+type grid struct{ vertical bool }
 
 // Plot implements plot.Plotter.
-func (grid) Plot(c draw.Canvas, p *plot.Plot) {
-	_, y := p.Transforms(&c)
-	for _, t := range p.Y.Tick.Marker.Ticks(p.Y.Min, p.Y.Max) {
-		if t.Label != "" {
-			c.StrokeLine2(draw.LineStyle{Color: faint, Width: vg.Points(0.6)}, c.Min.X, y(t.Value), c.Max.X, y(t.Value))
+func (g grid) Plot(c draw.Canvas, p *plot.Plot) {
+	x, y := p.Transforms(&c)
+	axis := p.Y
+	if g.vertical {
+		axis = p.X
+	}
+	sty := draw.LineStyle{Color: faint, Width: vg.Points(0.6)}
+	for _, t := range axis.Tick.Marker.Ticks(axis.Min, axis.Max) {
+		switch {
+		case t.Label == "":
+		case g.vertical:
+			c.StrokeLine2(sty, x(t.Value), c.Min.Y, x(t.Value), c.Max.Y)
+		default:
+			c.StrokeLine2(sty, c.Min.X, y(t.Value), c.Max.X, y(t.Value))
 		}
 	}
 }

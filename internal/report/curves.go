@@ -41,12 +41,12 @@ func newCurves(rows []*Row, value func(Point) float64) *curves {
 	return c
 }
 
-// smooth replaces each line by its exponential mean, so that at most about a
-// hundred independent values remain, and returns the width in steps.
+// smooth replaces each line by its exponential mean, so that at most about
+// fifty independent values remain, and returns the width in steps.
 func (c *curves) smooth() int {
 	window := 1
 	for _, l := range c.lines {
-		window = max(window, len(l.xs)/100)
+		window = max(window, len(l.xs)/50)
 	}
 	if window == 1 {
 		return 1
@@ -85,13 +85,13 @@ const labelSize = 10
 
 // addTo sets the axes and adds the lines to the figure, with room for names.
 func (c *curves) addTo(f *figure) {
-	f.X.Min, f.X.Max = math.Inf(1), math.Inf(-1)
+	f.X.Min, f.X.Max = 0, 1
 	f.Y.Min, f.Y.Max = math.Inf(1), math.Inf(-1)
 	sty := style(labelSize, ink, draw.XLeft, draw.YCenter)
 	for _, l := range c.lines {
 		f.right = max(f.right, sty.Width(l.name)+vg.Points(16))
 		for i := range l.xs {
-			f.X.Min, f.X.Max = min(f.X.Min, l.xs[i]), max(f.X.Max, l.xs[i])
+			f.X.Max = max(f.X.Max, l.xs[i])
 			f.Y.Min, f.Y.Max = min(f.Y.Min, l.ys[i]), max(f.Y.Max, l.ys[i])
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"image/color"
 	"os"
+	"strings"
 
 	ximage "golang.org/x/image/font"
 	"gonum.org/v1/plot"
@@ -83,11 +84,42 @@ func (f *figure) draw(c draw.Canvas) {
 	title.Font = sans(13, true)
 	c.FillText(title, vg.Point{X: c.Min.X, Y: c.Max.Y}, f.title)
 	c.Max.Y -= vg.Points(18)
-	c.FillText(style(10, soft, draw.XLeft, draw.YTop), vg.Point{X: c.Min.X, Y: c.Max.Y}, f.subtitle)
-	c.Max.Y -= vg.Points(24)
+	small := style(10, soft, draw.XLeft, draw.YTop)
+	for _, line := range wrap(small, f.subtitle, c.Max.X-c.Min.X) {
+		c.FillText(small, vg.Point{X: c.Min.X, Y: c.Max.Y}, line)
+		c.Max.Y -= vg.Points(13)
+	}
+	c.Max.Y -= vg.Points(11)
 	c.Max.X -= f.right
 	f.BackgroundColor = nil
 	f.Plot.Draw(c)
+}
+
+// wrap breaks text into lines of at most a width, between words.
+func wrap(sty text.Style, s string, width vg.Length) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(s) {
+		longer := strings.TrimSpace(line + " " + word)
+		if line != "" && sty.Width(longer) > width {
+			lines = append(lines, line)
+			longer = word
+		}
+		line = longer
+	}
+	return append(lines, line)
+}
+
+// Dots of plots.
+const dotRadius = 4
+
+func fullDot(c draw.Canvas, at vg.Point, col color.Color) {
+	c.DrawGlyphNoClip(draw.GlyphStyle{Color: col, Radius: dotRadius, Shape: draw.CircleGlyph{}}, at)
+}
+
+func openDot(c draw.Canvas, at vg.Point, col color.Color) {
+	fullDot(c, at, col)
+	c.DrawGlyphNoClip(draw.GlyphStyle{Color: color.White, Radius: dotRadius - 1.3, Shape: draw.CircleGlyph{}}, at)
 }
 
 // encode renders the figure as PNG and as SVG.

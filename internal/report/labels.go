@@ -11,7 +11,8 @@ import (
 // each other nor what was drawn.
 type labeller struct {
 	bounds vg.Rectangle
-	taken  []vg.Rectangle
+	taken  []vg.Rectangle // by what was drawn
+	labels []vg.Rectangle
 	points []vg.Point // of all labels, placed or not
 }
 
@@ -26,47 +27,80 @@ func (l *labeller) blockLine(line []vg.Point) {
 		n := max(1, int(math.Hypot(float64(d.X), float64(d.Y))/every))
 		for j := range n {
 			p := line[i-1].Add(d.Scale(vg.Length(j) / vg.Length(n)))
-			l.block(vg.Rectangle{Min: vg.Point{X: p.X - 1.5, Y: p.Y - 1.5}, Max: vg.Point{X: p.X + 1.5, Y: p.Y + 1.5}})
+			l.block(around(p, 1.5, 1.5))
 		}
 	}
 }
 
-// place returns the lower left corner of a label of the given size at a
-// distance from a point: to its right if that is free, or else at the side
-// where it covers least.
-func (l *labeller) place(at vg.Point, away, width, height vg.Length) vg.Point {
-	diagonal := away * 0.7
-	candidates := []vg.Point{
-		{X: at.X + away, Y: at.Y - height/2},                      // right
-		{X: at.X - away - width, Y: at.Y - height/2},              // left
-		{X: at.X + diagonal, Y: at.Y + diagonal},                  // above right
-		{X: at.X + diagonal, Y: at.Y - diagonal - height},         // below right
-		{X: at.X - diagonal - width, Y: at.Y + diagonal},          // above left
-		{X: at.X - diagonal - width, Y: at.Y - diagonal - height}, // below left
-		{X: at.X - width/2, Y: at.Y + away},                       // above
-		{X: at.X - width/2, Y: at.Y - away - height},              // below
+// label is a text to be placed beside a point.
+type label struct {
+	at            vg.Point
+	away          vg.Length // least distance from the point
+	width, height vg.Length
+}
+
+// place returns where each label goes: to the right of its point
+// if that is free, or else where it covers least and is not taken for the label
+// of another point. It goes over all labels several times, since each restricts
+// the others.
+func (l *labeller) place(labels []label) []vg.Rectangle {
+	l.labels = make([]vg.Rectangle, len(labels))
+	for range 4 {
+		for i, lab := range labels {
+			l.labels[i] = vg.Rectangle{}
+			l.labels[i] = l.best(lab)
+		}
 	}
-	best, cost := candidates[0], math.Inf(1)
-	for i, p := range candidates {
-		r := vg.Rectangle{Min: p, Max: vg.Point{X: p.X + width, Y: p.Y + height}}
-		c := l.covered(r) + 0.1*float64(i)
-		if l.astray(r, at) {
-			c += 60
+	return l.labels
+}
+
+// best is the place of a label that costs least as the others stand.
+func (l *labeller) best(lab label) vg.Rectangle {
+	var best vg.Rectangle
+	cost := math.Inf(1)
+	for i, p := range places(lab.at, lab.away, lab.width, lab.height) {
+		r := vg.Rectangle{Min: p, Max: vg.Point{X: p.X + lab.width, Y: p.Y + lab.height}}
+		c := l.covered(r) + 0.5*float64(i)
+		if l.astray(r, lab.at, 3) {
+			c += 200
+		}
+		if l.astray(r, lab.at, 0) {
+			c += 400
 		}
 		if c < cost {
-			best, cost = p, c
+			best, cost = r, c
 		}
 	}
-	l.block(vg.Rectangle{Min: best, Max: vg.Point{X: best.X + width, Y: best.Y + height}})
 	return best
 }
 
-// astray reports whether a label at r would read as that of another point than
-// the one at: one that is nearly as near.
-func (l *labeller) astray(r vg.Rectangle, at vg.Point) bool {
-	own := distance(r, at)
-	return slices.ContainsFunc(l.points, func(p vg.Point) bool { return p != at && distance(r, p) < own+3 })
+// places are lower left corners around a point, the preferred ones first.
+func places(at vg.Point, away, width, height vg.Length) []vg.Point {
+	var out []vg.Point
+	for _, d := range []vg.Length{away, 2.2 * away, 3.4 * away} {
+		side := d * 0.7 // of a diagonal
+		out = append(out,
+			vg.Point{X: at.X + d, Y: at.Y - 0.4*height},
+			vg.Point{X: at.X - d - width, Y: at.Y - 0.4*height},
+			vg.Point{X: at.X + side, Y: at.Y + side},
+			vg.Point{X: at.X + side, Y: at.Y - side - height},
+			vg.Point{X: at.X - side - width, Y: at.Y + side},
+			vg.Point{X: at.X - side - width, Y: at.Y - side - height},
+			vg.Point{X: at.X - width/2, Y: at.Y + d},
+			vg.Point{X: at.X - width/2, Y: at.Y - d - height},
+		)
+	}
+	return out
 }
+
+// astray reports whether a label at r may read as that of another point than
+// the one at: one that is nearer, or further by less than the margin.
+func (l *labeller) astray(r vg.Rectangle, at vg.Point, margin float64) bool {
+	own := distance(r, at)
+	return slices.ContainsFunc(l.points, func(p vg.Point) bool { return p != at && distance(r, p) < own+margin })
+}
+
+func clamp(x, low, high vg.Length) vg.Length { return min(max(x, low), high) }
 
 // distance is that of a point from a rectangle.
 func distance(r vg.Rectangle, p vg.Point) float64 {
@@ -75,11 +109,15 @@ func distance(r vg.Rectangle, p vg.Point) float64 {
 	return math.Hypot(float64(dx), float64(dy))
 }
 
-// covered is the area of r that is taken or out of bounds, in square points.
+// covered is the area of r that is taken or out of bounds, in square points;
+// other labels count most.
 func (l *labeller) covered(r vg.Rectangle) float64 {
-	area := float64((r.Max.X-r.Min.X)*(r.Max.Y-r.Min.Y)) - overlap(r, l.bounds)
+	area := 4 * (float64((r.Max.X-r.Min.X)*(r.Max.Y-r.Min.Y)) - overlap(r, l.bounds))
 	for _, t := range l.taken {
 		area += overlap(r, t)
+	}
+	for _, t := range l.labels {
+		area += 4 * overlap(r, t)
 	}
 	return area
 }

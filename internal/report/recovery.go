@@ -42,12 +42,12 @@ func recoveryPlot(rows []*Row) *figure {
 	for i, row := range r.rows {
 		name := row.Name
 		if row.Shape != nil {
-			name += fmt.Sprintf("   %s B", ui.FormatInt(int64(row.Shape.KVBytes)))
+			name += fmt.Sprintf(" (%s B)", ui.FormatInt(int64(row.Shape.KVBytes)))
 		}
 		names = append(names, plot.Tick{Value: r.at(i), Label: name})
 	}
 	f.Y.Tick.Marker = plot.ConstantTicks(names)
-	f.Add(grid{}, r)
+	f.Add(grid{vertical: true}, r)
 	return f
 }
 
@@ -60,6 +60,7 @@ func (r recovery) Plot(c draw.Canvas, p *plot.Plot) {
 	number := func(v float64, at vg.Point, right bool) {
 		sty := style(9, ink, draw.XRight, draw.YCenter)
 		at.X -= 7
+		at.Y += 1 // YCenter counts the room below the baseline
 		if right {
 			sty.XAlign = draw.XLeft
 			at.X += 14
@@ -70,8 +71,8 @@ func (r recovery) Plot(c draw.Canvas, p *plot.Plot) {
 		from := vg.Point{X: x(row.Converted.Value), Y: y(r.at(i))}
 		to := vg.Point{X: x(row.Heldout.Value), Y: from.Y}
 		c.StrokeLine2(draw.LineStyle{Color: faint, Width: vg.Points(4)}, from.X, from.Y, to.X, to.Y)
-		c.DrawGlyphNoClip(draw.GlyphStyle{Color: warm, Radius: 4, Shape: draw.RingGlyph{}}, from)
-		c.DrawGlyphNoClip(draw.GlyphStyle{Color: accent, Radius: 4, Shape: draw.CircleGlyph{}}, to)
+		openDot(c, from, warm)
+		fullDot(c, to, accent)
 		number(row.Converted.Value, from, from.X >= to.X)
 		number(row.Heldout.Value, to, from.X < to.X)
 	}

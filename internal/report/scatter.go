@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"image/color"
 	"math"
@@ -101,53 +102,89 @@ func (d dot) color() color.Color {
 // Plot implements plot.Plotter.
 func (s *scatter) Plot(c draw.Canvas, p *plot.Plot) {
 	x, y := p.Transforms(&c)
-	var l labeller
-	l.bounds = c.Rectangle
+	l := labeller{bounds: c.Rectangle}
 	for _, line := range s.levels {
-		if line.y < p.Y.Min || line.y > p.Y.Max {
-			continue
+		if line.y >= p.Y.Min && line.y <= p.Y.Max {
+			line.draw(c, y(line.y))
 		}
-		dashed := draw.LineStyle{Color: soft, Width: vg.Points(0.8), Dashes: []vg.Length{vg.Points(4), vg.Points(3)}}
-		c.StrokeLine2(dashed, c.Min.X, y(line.y), c.Max.X, y(line.y))
-		c.FillText(style(9, soft, draw.XRight, draw.YBottom), vg.Point{X: c.Max.X, Y: y(line.y) + 2}, line.name)
 	}
+	at := s.positions(x, y)
 	for _, published := range []bool{true, false} {
-		l.blockLine(s.drawFrontier(c, x, y, published))
+		l.blockLine(s.drawFrontier(c, at, published))
 	}
-	const radius = 4
-	for _, d := range s.dots {
-		at := vg.Point{X: x(d.x), Y: y(d.y)}
-		bar := draw.LineStyle{Color: d.color(), Width: vg.Points(1)}
+	for i, d := range s.dots {
 		low, high := y(d.y-d.err), y(d.y+d.err)
-		c.StrokeLine2(bar, at.X, low, at.X, high)
+		c.StrokeLine2(draw.LineStyle{Color: d.color(), Width: vg.Points(1)}, at[i].X, low, at[i].X, high)
+		l.points = append(l.points, at[i])
+		l.block(around(at[i], dotRadius, dotRadius))
+		l.block(vg.Rectangle{Min: vg.Point{X: at[i].X - 1, Y: low}, Max: vg.Point{X: at[i].X + 1, Y: high}})
+	}
+	for i, d := range s.dots {
 		if d.published {
-			c.DrawGlyphNoClip(draw.GlyphStyle{Color: color.White, Radius: radius, Shape: draw.CircleGlyph{}}, at)
-			c.DrawGlyphNoClip(draw.GlyphStyle{Color: d.color(), Radius: radius, Shape: draw.RingGlyph{}}, at)
+			openDot(c, at[i], d.color())
 		} else {
-			c.DrawGlyphNoClip(draw.GlyphStyle{Color: d.color(), Radius: radius, Shape: draw.CircleGlyph{}}, at)
+			fullDot(c, at[i], d.color())
 		}
-		l.points = append(l.points, at)
-		l.block(vg.Rectangle{Min: vg.Point{X: at.X - radius, Y: at.Y - radius}, Max: vg.Point{X: at.X + radius, Y: at.Y + radius}})
-		l.block(vg.Rectangle{Min: vg.Point{X: at.X - 1, Y: low}, Max: vg.Point{X: at.X + 1, Y: high}})
 	}
-	for _, d := range s.dots {
+	s.drawNames(c, at, &l)
+}
+
+// drawNames writes the name of each labelled dot where the labeller finds room,
+// with a line to the dot where another dot is nearer.
+func (s *scatter) drawNames(c draw.Canvas, at []vg.Point, l *labeller) {
+	sty := style(10, ink, draw.XLeft, draw.YBottom)
+	var labels []label
+	var named []dot
+	for i, d := range s.dots {
 		if d.labelled {
-			sty := style(10, ink, draw.XLeft, draw.YBottom)
-			if d.published {
-				sty.Color = soft
-			}
-			at := vg.Point{X: x(d.x), Y: y(d.y)}
-			c.FillText(sty, l.place(at, radius+3, sty.Width(d.name), sty.Height(d.name)), d.name)
+			named = append(named, d)
+			labels = append(labels, label{at[i], dotRadius + 3, sty.Width(d.name), sty.Height(d.name)})
 		}
 	}
+	for i, r := range l.place(labels) {
+		if l.astray(r, labels[i].at, 0) {
+			c.StrokeLine2(draw.LineStyle{Color: soft, Width: vg.Points(0.6)}, labels[i].at.X, labels[i].at.Y,
+				clamp(labels[i].at.X, r.Min.X-1, r.Max.X+1), clamp(labels[i].at.Y, r.Min.Y, r.Max.Y))
+		}
+		sty.Color = ink
+		if named[i].published {
+			sty.Color = soft
+		}
+		c.FillText(sty, r.Min, named[i].name)
+	}
+}
+
+func (l level) draw(c draw.Canvas, y vg.Length) {
+	dashed := draw.LineStyle{Color: soft, Width: vg.Points(0.8), Dashes: []vg.Length{vg.Points(4), vg.Points(3)}}
+	c.StrokeLine2(dashed, c.Min.X, y, c.Max.X, y)
+	c.FillText(style(9, soft, draw.XRight, draw.YBottom), vg.Point{X: c.Max.X, Y: y + 2}, l.name)
+}
+
+// positions places the dots. One that would cover another of the same cache
+// size steps aside.
+func (s *scatter) positions(x, y func(float64) vg.Length) []vg.Point {
+	const step = 2*dotRadius + 1
+	at := make([]vg.Point, len(s.dots))
+	for i, d := range s.dots {
+		at[i] = vg.Point{X: x(d.x), Y: y(d.y)}
+		for slices.ContainsFunc(at[:i], func(p vg.Point) bool { return distance(around(p, 0, 0), at[i]) < step }) {
+			at[i].X += step
+		}
+	}
+	return at
+}
+
+// around is the rectangle that reaches the given lengths from its centre.
+func around(p vg.Point, dx, dy vg.Length) vg.Rectangle {
+	return vg.Rectangle{Min: vg.Point{X: p.X - dx, Y: p.Y - dy}, Max: vg.Point{X: p.X + dx, Y: p.Y + dy}}
 }
 
 // drawFrontier joins the points of a series that no other point of it beats
 // with a cache as small, and returns the line.
-func (s *scatter) drawFrontier(c draw.Canvas, x, y func(float64) vg.Length, published bool) []vg.Point {
+func (s *scatter) drawFrontier(c draw.Canvas, at []vg.Point, published bool) []vg.Point {
 	var line []vg.Point
-	for _, d := range s.frontier(published) {
-		line = append(line, vg.Point{X: x(d.x), Y: y(d.y)})
+	for _, i := range s.frontier(published) {
+		line = append(line, at[i])
 	}
 	if len(line) < 2 {
 		return nil
@@ -160,20 +197,16 @@ func (s *scatter) drawFrontier(c draw.Canvas, x, y func(float64) vg.Length, publ
 	return line
 }
 
-// frontier returns the unbeaten points of a series, from the smallest cache.
-func (s *scatter) frontier(published bool) []dot {
-	var out []dot
-	for _, d := range s.dots {
+// frontier returns the unbeaten points of a series by their place in s.dots,
+// from the smallest cache.
+func (s *scatter) frontier(published bool) []int {
+	var out []int
+	for i, d := range s.dots {
 		if d.published == published && !slices.ContainsFunc(s.dots, func(o dot) bool { return o.published == published && s.beats(o, d) }) {
-			out = append(out, d)
+			out = append(out, i)
 		}
 	}
-	slices.SortFunc(out, func(a, b dot) int {
-		if a.x < b.x {
-			return -1
-		}
-		return 1
-	})
+	slices.SortStableFunc(out, func(a, b int) int { return cmp.Compare(s.dots[a].x, s.dots[b].x) })
 	return out
 }
 
