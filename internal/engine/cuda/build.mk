@@ -11,7 +11,8 @@ CUDA_CC := $(shell command -v $${CC:-gcc} 2>/dev/null)
 CUDA_HOST := $(filter Linux/x86_64 Linux/aarch64,$(shell uname -s)/$(shell uname -m))
 
 ifneq ($(and $(CUDA_CC),$(CUDA_HOST)),)
-CUDA_TAGS := cuda
+# Not "cuda": that tag switches on the CUDA engine of gorgonia itself.
+CUDA_TAGS := gpu
 export CGO_ENABLED := 1
 export CGO_CFLAGS := -g -O2 -I$(CUDA_ROOM)/include
 export CGO_LDFLAGS := -g -O2 -L$(CUDA_ROOM)/link -Wl,--unresolved-symbols=ignore-in-object-files

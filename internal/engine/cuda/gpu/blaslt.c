@@ -1,4 +1,4 @@
-//go:build cuda && cgo && linux && (amd64 || arm64)
+//go:build gpu && cgo && linux && (amd64 || arm64)
 
 /* cuBLASLt, opened at run time. Numbers are those of cublasLt.h, CUDA 12 and 13. */
 #include <dlfcn.h>

@@ -1,4 +1,4 @@
-//go:build cuda && cgo && linux && (amd64 || arm64)
+//go:build gpu && cgo && linux && (amd64 || arm64)
 
 /* NVRTC, the run-time compiler of CUDA C++, opened at run time. */
 #include <dlfcn.h>
