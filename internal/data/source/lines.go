@@ -112,7 +112,7 @@ func (b *lineBlock) Documents() iter.Seq2[Document, error] {
 		number := b.first
 		for line := range bytes.Lines(b.data) {
 			if len(bytes.TrimSpace(line)) > 0 {
-				r, err := p.parse(line)
+				r, err := p.parse(bytes.TrimSuffix(line, newline))
 				var doc Document
 				if err != nil {
 					err = bad(number, err)
