@@ -88,6 +88,11 @@ func (r *run) beginNew() error {
 		rec.Input(path, sum)
 	}
 	r.record = &runRecord{Record: rec, Identity: r.in.identity}
+	return r.writeRecord()
+}
+
+// writeRecord writes the configuration and, last, run.json.
+func (r *run) writeRecord() error {
 	text, err := r.options.Config.YAML()
 	if err != nil {
 		return err
@@ -136,7 +141,7 @@ func (r *run) takeUp(former *runRecord) error {
 		Step: r.at.Step, Device: deviceName(r.device), Version: b.Version, Commit: b.Commit,
 		Time: time.Now().UTC().Truncate(time.Second),
 	})
-	return r.folder.write(runFile, r.record)
+	return r.writeRecord()
 }
 
 func (r *run) close() error {
