@@ -109,7 +109,7 @@ func TestResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop := errors.New("stopped")
-	for failAt := 1; failAt <= whole.groups; failAt += 7 {
+	for failAt := 1; failAt <= whole.groups; failAt += 29 {
 		dir := t.TempDir()
 		scorer := &hashScorer{asked: map[string]int{}, failAt: failAt, fail: stop}
 		for attempt := range 2 {
