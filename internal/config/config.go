@@ -39,11 +39,8 @@ type Convert struct {
 
 // Data says what is trained on.
 type Data struct {
-	Text      []string `yaml:"text"`      // text that prepare packs: files, or folders of them
-	Glob      string   `yaml:"glob"`      // the files of a folder that count as text
-	Tokenizer string   `yaml:"tokenizer"` // tokenizer.json, or its folder; empty: that of base
-	Train     []string `yaml:"train"`     // packed shards, or folders of them
-	Heldout   []string `yaml:"heldout"`   // packed shards of held-out text
+	Train   []string `yaml:"train"`   // packed shards, or folders of them
+	Heldout []string `yaml:"heldout"` // packed shards of held-out text
 	// RowLength is the number of tokens in a packed row.
 	RowLength int    `yaml:"row_length"`
 	Packing   string `yaml:"packing"` // stream, authors
