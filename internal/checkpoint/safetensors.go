@@ -90,6 +90,9 @@ func parseSafetensors(data []byte) (map[string]Tensor, map[string]string, error)
 	}
 	header, body := data[8:8+n], data[8+n:]
 	infos, metadata, err := parseHeader(header)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("expected a whole JSON object, found its end")
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("header: %w", err)
 	}

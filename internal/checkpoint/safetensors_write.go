@@ -130,7 +130,7 @@ func encodeHeader(entries []Entry, metadata map[string]string) ([]byte, error) {
 }
 
 // piece is the number of elements converted and written at a time.
-const piece = 1 << 20
+const piece = 1 << 18
 
 func writeEntry(w io.Writer, e Entry) error {
 	t, err := e.Source()
