@@ -1,0 +1,438 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"gorgonia.org/tensor"
+	"mlkv/internal/engine"
+	"mlkv/internal/engine/cpu"
+	"mlkv/internal/graph"
+	"mlkv/internal/model"
+	"mlkv/internal/op"
+)
+
+// machine runs a program's operations by the CPU's kernels in memory that is
+// laid out as on the device in float32 mode: it checks tracing, fusing and
+// placing without a GPU.
+type machine struct {
+	p      *program
+	arena  *arena
+	params *params
+	memory []float32 // the arena
+	weight []float32
+	grad   []float32
+	ints   map[*matrix][]int32
+}
+
+// at is the memory of a matrix from its first element on.
+func (x *machine) at(m *matrix) []float32 {
+	root, offset := m.root()
+	switch root.role {
+	case transient:
+		return x.memory[int(x.arena.offset[root]/4)+offset:]
+	case gradient:
+		return x.grad[x.params.offset[root.params[0]]+offset:]
+	}
+	return x.weight[x.params.offset[root.params[0]]+offset:]
+}
+
+// read copies a matrix out.
+func (x *machine) read(m *matrix) op.Array {
+	if m.role == input {
+		return op.Array{Shape: tensor.Shape{m.cols}, I32: x.ints[m]}
+	}
+	src := x.at(m)
+	out := make([]float32, 0, m.size())
+	for i := range m.rows {
+		out = append(out, src[i*m.stride:i*m.stride+m.cols]...)
+	}
+	shape := tensor.Shape{m.rows, m.cols}
+	if m.rows == 1 {
+		shape = tensor.Shape{m.cols}
+	}
+	return op.Array{Shape: shape, F32: out}
+}
+
+// write copies a matrix in, or adds to a gradient.
+func (x *machine) write(m *matrix, v []float32) {
+	root, _ := m.root()
+	dst := x.at(m)
+	for i := range m.rows {
+		row := dst[i*m.stride : i*m.stride+m.cols]
+		for j := range row {
+			if root.role == gradient {
+				row[j] += v[i*m.cols+j]
+			} else {
+				row[j] = v[i*m.cols+j]
+			}
+		}
+	}
+}
+
+func (x *machine) poison(m *matrix) {
+	root, _ := m.root()
+	if root == m && m.role == transient {
+		dst := x.at(m)[:m.rows*m.stride]
+		for i := range dst {
+			dst[i] = float32(math.NaN())
+		}
+	}
+}
+
+// call runs an operator on copies of its operands and returns its result.
+func call(o op.Operator, in ...op.Array) []float32 {
+	var shapes []tensor.Shape
+	for _, a := range in {
+		shapes = append(shapes, a.Shape)
+	}
+	out := op.NewArray(tensor.Float32, o.OutShape(shapes))
+	o.Run(out, in)
+	return out.F32
+}
+
+func (x *machine) run() {
+	for i := range x.memory {
+		x.memory[i] = float32(math.NaN())
+	}
+	for _, o := range x.p.ops {
+		x.step(o)
+	}
+}
+
+func (x *machine) step(o *operation) {
+	in := make([]op.Array, len(o.in))
+	for i, m := range o.in {
+		in[i] = x.read(m)
+	}
+	for _, list := range [][]*matrix{o.out, o.temp} {
+		for _, m := range list {
+			x.poison(m)
+		}
+	}
+	put := func(i int, v []float32) { x.write(o.out[i], v) }
+	split := func(v []float32, outs ...int) {
+		for _, i := range outs {
+			n := o.out[i].size()
+			put(i, v[:n])
+			v = v[n:]
+		}
+	}
+	switch k := o.kind.(type) {
+	case embedding:
+		put(0, call(op.Embed{}, in...))
+	case embeddingGrad:
+		put(0, call(op.EmbedGrad{Vocab: o.out[0].rows}, in...))
+	case norms:
+		for i := range (len(in) - 1) / 2 {
+			put(i, call(op.LayerNorm{Eps: k.eps}, in[0], in[1+2*i], in[2+2*i]))
+		}
+		put(len(o.out)-1, make([]float32, o.out[len(o.out)-1].size()))
+	case normsGrad:
+		x.normsGrad(o, k, in, put)
+	case product:
+		put(0, x.product(k, in))
+	case rotary:
+		for i := range in {
+			put(i, call(k.Rotary, in[i]))
+		}
+	case attention:
+		split(call(k.Attention, in...), 0, 1)
+	case attentionGrad:
+		x.attentionGrad(o, k, in, put)
+	case gelu:
+		put(0, call(op.Gelu{}, biased(in[0], in[1:], k.bias)))
+	case geluGrad:
+		dx := call(op.GeluGrad{}, biased(in[0], in[1:], k.bias), in[len(in)-1])
+		put(0, dx)
+		if len(o.out) == 2 {
+			put(1, call(op.ColumnSum{}, op.Array{Shape: in[0].Shape, F32: dx}))
+		}
+	case columnSum:
+		put(0, call(op.ColumnSum{}, in[0]))
+	case sum:
+		put(0, call(op.Sum{}, in...))
+	case duplicate:
+		clear(x.at(o.out[0])[:o.out[0].size()])
+		put(0, in[0].F32)
+	case head:
+		if !k.grad {
+			put(0, call(op.HeadLoss{}, in...))
+			return
+		}
+		one := op.Array{Shape: tensor.ScalarShape(), F32: []float32{1}}
+		split(call(op.HeadLossGrad{}, append(in, one)...), 0, 1, 2)
+	case score:
+		put(0, call(op.HeadScore{}, in...))
+	case pick:
+		put(0, call(op.Rows{}, in...))
+	default:
+		panic(fmt.Sprintf("operation %v", o))
+	}
+}
+
+func biased(a op.Array, bias []op.Array, has bool) op.Array {
+	if !has {
+		return a
+	}
+	out := op.Array{Shape: a.Shape, F32: make([]float32, len(a.F32))}
+	for i, v := range a.F32 {
+		out.F32[i] = v + bias[0].F32[i%len(bias[0].F32)]
+	}
+	return out
+}
+
+func (x *machine) normsGrad(o *operation, k normsGrad, in []op.Array, put func(int, []float32)) {
+	total := make([]float32, o.out[0].size())
+	if k.add {
+		copy(total, in[len(in)-1].F32)
+	}
+	n, h := in[0].Shape[0], in[0].Shape[1]
+	for i := range (len(o.out) - 1) / 2 {
+		pack := call(op.LayerNormGrad{Eps: k.eps}, in[0], in[2+2*i], in[3+2*i])
+		op.Accumulate(total, pack[:n*h])
+		put(1+2*i, pack[n*h:n*h+h])
+		put(2+2*i, pack[n*h+h:])
+	}
+	put(0, total)
+}
+
+func (x *machine) product(k product, in []op.Array) []float32 {
+	a, b := in[0], in[1]
+	at := func(m op.Array, i, j int, trans bool) float32 {
+		if trans {
+			i, j = j, i
+		}
+		return m.F32[i*m.Shape[1]+j]
+	}
+	m, kk, n := a.Shape[0], a.Shape[1], b.Shape[1]
+	if k.transA {
+		m, kk = kk, m
+	}
+	if k.transB {
+		n = b.Shape[0]
+	}
+	out := make([]float32, m*n)
+	for i := range m {
+		for j := range n {
+			s := 0.0
+			for l := range kk {
+				s += float64(at(a, i, l, k.transA)) * float64(at(b, l, j, k.transB))
+			}
+			if k.add {
+				s += float64(in[2].F32[i*n+j])
+			}
+			if k.bias {
+				s += float64(in[len(in)-1].F32[j])
+			}
+			out[i*n+j] = float32(s)
+		}
+	}
+	return out
+}
+
+func (x *machine) attentionGrad(o *operation, k attentionGrad, in []op.Array, put func(int, []float32)) {
+	q, kv := len(in[0].F32), len(in[1].F32)
+	pack := op.Array{Shape: tensor.Shape{q + len(in[4].F32)}, F32: append(append([]float32(nil), in[3].F32...), in[4].F32...)}
+	g := call(op.AttentionGrad{Attention: k.Attention}, in[0], in[1], in[2], pack, in[5])
+	put(0, g[:q])
+	for i, part := range [][]float32{g[q : q+kv], g[q+kv:]} {
+		if k.sharing == alone {
+			put(1+i, part)
+			continue
+		}
+		if k.sharing != first {
+			op.Accumulate(part, in[6+i].F32)
+		}
+		if k.sharing == last {
+			put(1+i, part)
+		} else {
+			x.write(o.in[6+i], part)
+		}
+	}
+}
+
+// testWeights are random weights of a model.
+type testWeights map[string][]float32
+
+func (w testWeights) Float32(name string) ([]float32, error) { return w[name], nil }
+
+func randomWeights(cfg model.Config, seed uint64) testWeights {
+	r := rand.New(rand.NewPCG(seed, 1))
+	w := testWeights{}
+	for _, p := range cfg.Params() {
+		v := make([]float32, p.Size())
+		for i := range v {
+			v[i] = float32(r.NormFloat64()) * 0.2
+			if p.Kind == model.Norm && i%2 == 0 {
+				v[i]++
+			}
+		}
+		w[p.Name] = v
+	}
+	return w
+}
+
+// testModels are the shapes that a program depends on.
+func testModels(t testing.TB) map[string]model.Config {
+	t.Helper()
+	owners := func(cfg model.Config, s string) model.Config {
+		m, err := model.ParseOwnerMap(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Owner = m
+		return cfg
+	}
+	plain := model.Plain(40, 32, 3, 4)
+	list := map[string]model.Config{"plain": plain}
+	c := plain
+	c.ParallelResidual = false
+	list["sequential"] = c
+	c = plain
+	c.KVHeads = 2
+	list["gqa"] = c
+	c.KVHeads = 1
+	list["shared"] = owners(c, "0_0_0")
+	list["irregular"] = owners(plain, "0_1_0")
+	c = owners(plain, "0_0_2")
+	c.SharedKeyRotary = model.RotaryBefore
+	list["before rotary"] = c
+	c = owners(plain, "0_0_0")
+	c.SharedKeyRotary = model.RotaryBefore
+	list["three before rotary"] = c
+	c = plain
+	c.TiedEmbeddings = true
+	list["tied"] = c
+	c = owners(plain, "0_0_2")
+	c.KVIntermediateSize = 24
+	list["key value mlp"] = c
+	c = plain
+	c.RotaryPct = 0
+	list["no rotary"] = c
+	return list
+}
+
+// batch is random tokens with some positions ignored.
+func testBatch(cfg model.Config, rows, length int, seed uint64) engine.Batch {
+	r := rand.New(rand.NewPCG(seed, 2))
+	b := engine.Batch{Rows: rows, Length: length}
+	for i := range rows * length {
+		b.Tokens = append(b.Tokens, int32(r.IntN(cfg.VocabSize)))
+		target := int32(r.IntN(cfg.VocabSize))
+		if i%5 == 4 {
+			target = engine.Ignore
+		}
+		b.Targets = append(b.Targets, target)
+	}
+	return b
+}
+
+func newMachine(cfg model.Config, w testWeights, p *program) *machine {
+	x := &machine{p: p, arena: place(p, sizes{4}), params: placeParams(cfg, p.joined), ints: map[*matrix][]int32{}}
+	x.memory = make([]float32, x.arena.size/4)
+	x.weight, x.grad = make([]float32, x.params.size), make([]float32, x.params.size)
+	for name, v := range w {
+		copy(x.weight[x.params.offset[name]:], v)
+	}
+	return x
+}
+
+// compileFor traces a graph; stage is "traced", "fused", or what is computed again
+// after fusing.
+func compileFor(t testing.TB, cfg model.Config, o graph.Options, stage string) *program {
+	t.Helper()
+	g, err := graph.Build(cfg, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := trace(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stage != "traced" {
+		fuse(p, cfg)
+		recompute(p, map[string]Recompute{"mlp": RecomputeMLP, "layer": RecomputeLayer}[stage])
+	}
+	return p
+}
+
+// TestProgramComputesTheGradients compares loss and every gradient of two
+// micro-batches with the CPU engine's, before and after fusing, and where results
+// are computed again.
+func TestProgramComputesTheGradients(t *testing.T) {
+	const rows, length = 2, 6
+	for name, cfg := range testModels(t) {
+		for _, stage := range []string{"traced", "fused", "mlp", "layer"} {
+			t.Run(name+" "+stage, func(t *testing.T) {
+				w := randomWeights(cfg, 7)
+				p := compileFor(t, cfg, graph.Options{Rows: rows, Length: length, Output: graph.Gradients}, stage)
+				x := newMachine(cfg, w, p)
+				reference, want := referenceGradients(t, cfg, w, rows, length)
+				loss := 0.0
+				for i := range uint64(2) {
+					b := testBatch(cfg, rows, length, i)
+					x.ints[p.tokens], x.ints[p.targets] = b.Tokens, b.Targets
+					x.run()
+					loss += float64(x.read(p.loss).F32[0])
+				}
+				if math.Abs(loss-reference) > 1e-4*reference {
+					t.Errorf("loss %v, want %v", loss, reference)
+				}
+				for _, param := range cfg.Params() {
+					at := x.params.offset[param.Name]
+					compare(t, param.Name, x.grad[at:at+param.Size()], want[param.Name])
+				}
+			})
+		}
+	}
+}
+
+// referenceGradients are the CPU engine's summed loss and gradients of the two
+// batches. With beta1 = 0 the first moment is the mean gradient.
+func referenceGradients(t testing.TB, cfg model.Config, w testWeights, rows, length int) (loss float64, grads map[string][]float32) {
+	t.Helper()
+	e := cpu.Open(0)
+	trainer, err := e.Trainer(cfg, w, engine.TrainOptions{Rows: rows, Length: length,
+		Optimizer: engine.AdamW{Beta2: 0.5, Eps: 1e-8, Decay: engine.DecayMatrices}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(2) {
+		if err := trainer.Accumulate(t.Context(), testBatch(cfg, rows, length, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step, err := trainer.Update(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grads = map[string][]float32{}
+	for _, param := range cfg.Params() {
+		g := make([]float32, param.Size())
+		if err := trainer.Read(param.Name, engine.SlotFirst, g); err != nil {
+			t.Fatal(err)
+		}
+		for i := range g {
+			g[i] *= float32(step.Tokens)
+		}
+		grads[param.Name] = g
+	}
+	return step.Loss * float64(step.Tokens), grads
+}
+
+func compare(t testing.TB, name string, got, want []float32) {
+	t.Helper()
+	top, worst, at := 0.0, 0.0, 0
+	for i := range want {
+		top = max(top, math.Abs(float64(want[i])))
+		if d := math.Abs(float64(got[i] - want[i])); d > worst || math.IsNaN(d) {
+			worst, at = d, i
+		}
+	}
+	if !(worst <= 2e-5*top+1e-6) {
+		t.Errorf("%s: element %d is %v, want %v; the largest magnitude is %v", name, at, got[at], want[at], top)
+	}
+}
