@@ -32,7 +32,7 @@ func (g grid) Plot(c draw.Canvas, p *plot.Plot) {
 	}
 }
 
-// roundTicks marks multiples of 1, 2 or 5 times a power of ten, four to nine of
+// roundTicks marks multiples of 1, 2 or 5 times a power of ten, four to ten of
 // them.
 type roundTicks struct{}
 
@@ -46,6 +46,8 @@ func (roundTicks) Ticks(low, high float64) []plot.Tick {
 		step /= 5
 	case n < 4:
 		step /= 2
+	case n > 8:
+		step *= 2
 	}
 	decimals := max(0, int(-math.Floor(math.Log10(step)+1e-9)))
 	var out []plot.Tick
