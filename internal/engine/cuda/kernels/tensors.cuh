@@ -1,0 +1,43 @@
+// The list of parameters that norm and update walk in one launch, and the state
+// of the optimizer, which lives on the device so that a step can be replayed.
+#pragma once
+#include "common.cuh"
+
+// A Tensor is one parameter; 64 bytes. Its elements are dealt to blocks of
+// TENSOR_BLOCK; first_block is the number of blocks of all tensors before it.
+struct Tensor {
+  float *weight, *first, *second, *gradient;  // float32; 16-byte aligned
+  element *copy;                              // what the products read; may be null
+  long long size;
+  int first_block;
+  int decays;  // whether weight decay acts on it
+  long long reserved;
+};
+
+const int TENSOR_BLOCK = 8192;
+
+// State: the first part is written by the host before a step, the second by the
+// device. 64 bytes.
+struct State {
+  float rate, beta1, beta2, eps, decay, clip;  // clip 0: none
+  int on_nan_skip;                             // 1: a step whose gradient is not finite changes nothing
+  int steps;                                   // updates done
+  double loss;                                 // summed over the step's micro-batches
+  int counted;                                 // positions with a target
+  float norm;                                  // of the gradient divided by counted, before clipping
+  float factor;                                // what gradients are multiplied by; 0: not finite
+  float correction1, correction2;              // 1 - beta^steps
+  int skipped;                                 // 1: the last step was not finite
+};
+
+__device__ __forceinline__ const Tensor &find_tensor(const Tensor *tensors, int count, int block) {
+  int low = 0, high = count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (tensors[middle].first_block <= block)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return tensors[low];
+}
