@@ -18,7 +18,7 @@ import (
 )
 
 // saveEvery is how much work an interruption loses at most.
-const saveEvery = 15 * time.Second
+var saveEvery = 15 * time.Second
 
 // Run prepares Options.Inputs into the folder Options.Out, which appears when it
 // is complete. A preparation that was killed or interrupted goes on when Run is
