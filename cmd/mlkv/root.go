@@ -38,6 +38,8 @@ var commands = []struct {
 	{groupPrepare, newTokenizeCmd},
 	{groupTrain, newConvertCmd},
 	{groupTrain, newUptrainCmd},
+	{groupUse, newEvalCmd},
+	{groupUse, newGenerateCmd},
 	{groupUse, newReportCmd},
 	{groupOther, newConfigCmd},
 	{groupOther, newVersionCmd},
