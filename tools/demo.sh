@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The whole method on the small base that the repository carries: the base is
+# converted to four rows, all five are uptrained on Go's source tree, scored and
+# laid side by side.
+#
+#   tools/demo.sh bin/mlkv runs/demo
+set -euo pipefail
+mlkv=$1 work=$2
+source "$(dirname "$0")/demo-text.sh"
+config=configs/demo.yaml
+
+step() { printf '\n== %s\n' "$*" >&2; }
+
+rm -rf "$work"
+mkdir -p "$work"
+"$mlkv" version --engines >&2
+
+step "text: Go's source tree, packed into rows of 256 tokens"
+"$mlkv" prepare --config "$config" --tokenizer demo/base --out "$work/data" --heldout 2% "${demo_text[@]}"
+
+# name, layers that own keys and values, key/value heads in each
+while read -r name layers heads; do
+	step "$name: $layers layers with $heads key/value heads each"
+	row=(--config "$config" --set "name=$name" --work "$work/$name")
+	"$mlkv" convert "${row[@]}" --kv-layers "$layers" --kv-heads "$heads"
+	"$mlkv" uptrain "${row[@]}" --train "$work/data" --heldout "$work/data/heldout"
+	"$mlkv" eval "${row[@]}" --heldout "$work/data/heldout"
+done <<-ROWS
+	MHA-32   8 4
+	GQA-16   8 2
+	MLKV-16  4 4
+	MQA-8    8 1
+	MLKV-2   2 1
+ROWS
+
+step "all rows"
+"$mlkv" report "$work" --plots "$work/plots"
