@@ -6,27 +6,17 @@ import (
 	"path/filepath"
 	"testing"
 
+	"mlkv/internal/golden"
 	"mlkv/internal/model"
 )
 
-// goldens returns the folders of golden models, or skips where there are none.
+// goldens returns the folders of golden models.
 func goldens(t *testing.T) []string {
-	t.Helper()
-	root := os.Getenv("MLKV_GOLDEN")
-	if root == "" {
-		root = filepath.Join("..", "..", "..", "shared", "golden")
+	var dirs []string
+	for _, path := range golden.Find(t, "*/model.safetensors") {
+		dirs = append(dirs, filepath.Dir(path))
 	}
-	found, err := filepath.Glob(filepath.Join(root, "*", "model.safetensors"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(found) == 0 {
-		t.Skipf("no golden models in %s: they are shared data beside the repository", root)
-	}
-	for i := range found {
-		found[i] = filepath.Dir(found[i])
-	}
-	return found
+	return dirs
 }
 
 func open(t *testing.T, dir string) *Checkpoint {

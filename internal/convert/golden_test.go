@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"mlkv/internal/checkpoint"
+	"mlkv/internal/golden"
 )
 
 // goldenConversions is authors-convert.json: what the authors' converter
@@ -27,40 +28,20 @@ type goldenConversions struct {
 	} `json:"configs"`
 }
 
-// goldens returns the folders that hold a model and its golden conversions, or
-// skips.
-func goldens(t *testing.T) []string {
-	t.Helper()
-	root := os.Getenv("MLKV_GOLDEN")
-	if root == "" {
-		root = filepath.Join("..", "..", "..", "shared", "golden")
-	}
-	found, err := filepath.Glob(filepath.Join(root, "*", "authors-convert.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(found) == 0 {
-		t.Skipf("no golden conversions in %s: they are shared data beside the repository", root)
-	}
-	for i := range found {
-		found[i] = filepath.Dir(found[i])
-	}
-	return found
-}
-
 // TestGoldenAuthors converts as the authors' converter does and compares every
 // tensor by its checksum.
 func TestGoldenAuthors(t *testing.T) {
-	for _, dir := range goldens(t) {
-		data, err := os.ReadFile(filepath.Join(dir, "authors-convert.json"))
+	for _, path := range golden.Find(t, "*/authors-convert.json") {
+		dir := filepath.Dir(path)
+		data, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var golden goldenConversions
-		if err := json.Unmarshal(data, &golden); err != nil {
+		var conversions goldenConversions
+		if err := json.Unmarshal(data, &conversions); err != nil {
 			t.Fatal(err)
 		}
-		for name, want := range golden.Configs {
+		for name, want := range conversions.Configs {
 			t.Run(filepath.Base(dir)+"/"+name, func(t *testing.T) {
 				out := filepath.Join(t.TempDir(), "out")
 				s, _ := streams()
