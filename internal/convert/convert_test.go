@@ -260,14 +260,7 @@ func TestReport(t *testing.T) {
 	if got, want := fmt.Sprint(entries(t, out)), "[config.json convert.json model.safetensors tokenizer.json]"; got != want {
 		t.Errorf("files %s, expected %s", got, want)
 	}
-	var r Report
-	data, err := os.ReadFile(filepath.Join(out, "convert.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &r); err != nil {
-		t.Fatal(err)
-	}
+	r := readReport(t, out)
 	c := open(t, out)
 	if r.After.Parameters != c.Config().Parameters() || r.Before.KVHeadsTotal != 36 || r.After.KVHeadsTotal != 6 ||
 		r.Before.KVBytesPerToken != 6*6*4*2*2 || r.After.KVBytesPerToken != 3*2*4*2*2 {
@@ -306,6 +299,19 @@ func TestReport(t *testing.T) {
 			t.Errorf("the table lacks %q:\n%s", want, stdout)
 		}
 	}
+}
+
+func readReport(t *testing.T, dir string) *Report {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, "convert.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r Report
+	if err := json.Unmarshal(data, &r); err != nil {
+		t.Fatal(err)
+	}
+	return &r
 }
 
 func TestJSONOutput(t *testing.T) {
