@@ -35,7 +35,9 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	if err != nil {
 		return err
 	}
-	inputs, err := source.Find(o.Inputs, source.Options{Globs: o.Globs, TextKey: o.TextKey})
+	inputs, err := source.Find(o.Inputs, source.Options{
+		Globs: o.Globs, TextKey: o.TextKey, WholeRows: o.Packing == data.Rows, Tokenizer: tok.Checksum(),
+	})
 	if err != nil {
 		return err
 	}

@@ -89,6 +89,9 @@ func (w *worker) block(path string, b source.Block) *result {
 
 // document filters and tokenizes a document into r.
 func (w *worker) document(r *result, doc source.Document) error {
+	if w.o.Packing == data.Rows { // each sequence stands alone
+		doc.More, doc.Key = false, ""
+	}
 	if !doc.More {
 		r.records++
 	}
@@ -122,7 +125,7 @@ func (w *worker) document(r *result, doc source.Document) error {
 			}
 		}
 		// The packers that join documents put the end-of-text token themselves.
-		if n := len(tokens); n > 0 && w.o.Packing != data.Rows && int32(tokens[n-1]) == w.tok.EOS() {
+		if n := len(tokens); n > 0 && !doc.More && w.o.Packing != data.Rows && int32(tokens[n-1]) == w.tok.EOS() {
 			tokens = tokens[:n-1]
 		}
 		r.tokens = append(r.tokens, tokens...)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"mlkv/internal/data"
 	"mlkv/internal/ui"
 )
 
@@ -16,6 +17,10 @@ type Options struct {
 	Globs []string
 	// TextKey is the field that holds the text; "text" where empty.
 	TextKey string
+	// WholeRows takes rows of packed shards as they are.
+	WholeRows bool
+	// Tokenizer is the checksum that packed shards must have, where not empty.
+	Tokenizer string
 }
 
 // Input is a file, or the text files of a folder, that can be opened.
@@ -37,6 +42,7 @@ var kinds = []struct {
 }{
 	{".jsonl", openLines}, {".jsonl.zst", openLines}, {".jsonl.gz", openLines},
 	{".txt", openText}, {".txt.zst", openText}, {".txt.gz", openText},
+	{".parquet", openParquet}, {".idx", openMegatron}, {data.ShardSuffix, openPacked},
 }
 
 // kindNames lists the suffixes, for error messages.
@@ -48,8 +54,8 @@ func kindNames() string {
 	return strings.Join(names, ", ")
 }
 
-// Find turns paths into inputs, in the given order. A folder stands for the
-// files below it in the order of their names: those of a known form, or with
+// Find turns paths into inputs, in the given order. A folder of packed shards is
+// one input. Any other folder stands for the files below it in the order of their names: those of a known form, or with
 // Globs those that match, where a file of another form is taken for a text.
 // Errors carry ui.ExitInput or ui.ExitUsage.
 func Find(paths []string, o Options) ([]Input, error) {
@@ -67,9 +73,20 @@ func Find(paths []string, o Options) ([]Input, error) {
 			return nil, ui.Inputf("input: %w", err)
 		}
 		if !info.IsDir() {
-			in, ok := fileInput(path, info.Size(), o)
+			in, ok, err := fileInput(path, info.Size(), o)
+			if err != nil {
+				return nil, err
+			}
 			if !ok {
 				return nil, ui.Inputf("input %s: expected a name that ends in %s, or a folder", path, kindNames())
+			}
+			inputs = append(inputs, in)
+			continue
+		}
+		if isPackedFolder(path) {
+			in, err := packedInput(path, o)
+			if err != nil {
+				return nil, err
 			}
 			inputs = append(inputs, in)
 			continue
@@ -86,71 +103,93 @@ func Find(paths []string, o Options) ([]Input, error) {
 	return inputs, nil
 }
 
-// fileInput is the input for a file whose name has a known end.
-func fileInput(path string, size int64, o Options) (Input, bool) {
+// fileInput is the input for a file whose name has a known end; ok says whether
+// it has one.
+func fileInput(path string, size int64, o Options) (in Input, ok bool, err error) {
 	for _, k := range kinds {
-		if strings.HasSuffix(path, k.suffix) {
-			return Input{path, size, func() (Source, error) { return k.open(path, o) }}, true
+		if !strings.HasSuffix(path, k.suffix) {
+			continue
 		}
+		switch k.suffix {
+		case data.ShardSuffix:
+			in, err = packedInput(path, o)
+			return in, true, err
+		case ".idx":
+			size = megatronSize(path, size)
+		}
+		return Input{path, size, func() (Source, error) { return k.open(path, o) }}, true, nil
 	}
-	return Input{}, false
+	return Input{}, false, nil
 }
 
 // findBelow lists a folder: data files each as an input, then all text files as
-// one. Without globs only files of known forms count. Folders whose names begin
-// with a dot are not entered.
+// one.
 func findBelow(folder string, globs *matcher, o Options) ([]Input, error) {
 	root, err := filepath.EvalSymlinks(folder)
 	if err != nil {
 		return nil, ui.Inputf("input: %w", err)
 	}
-	var inputs []Input
-	var texts []string
-	var textBytes int64
-	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err != nil && path == root {
-			return err
-		}
-		rel, relErr := filepath.Rel(root, path)
-		if relErr != nil {
-			return relErr
-		}
-		rel = filepath.ToSlash(rel)
-		if err != nil { // an unreadable folder: the tree counts it as skipped
-			texts = append(texts, rel)
-			return nil
-		}
-		if e.IsDir() {
-			if rel != "." && strings.HasPrefix(e.Name(), ".") {
-				return filepath.SkipDir
-			}
-			return nil
-		}
-		info, err := os.Stat(path) // follows links, of which a hub's cache consists
-		if err != nil || !info.Mode().IsRegular() || !globs.match(rel) {
-			return nil
-		}
-		size := info.Size()
-		if in, ok := fileInput(path, size, o); ok && !strings.HasSuffix(path, ".txt") {
-			in.Path = filepath.Join(folder, filepath.FromSlash(rel))
-			inputs = append(inputs, in)
-		} else if ok || len(o.Globs) > 0 {
-			texts = append(texts, rel)
-			textBytes += size
-		}
-		return nil
-	})
-	if err != nil {
+	w := walk{folder: folder, root: root, globs: globs, o: o}
+	if err := filepath.WalkDir(root, w.visit); err != nil {
 		return nil, ui.Inputf("input %s: %w", folder, err)
 	}
-	if len(texts) > 0 {
-		inputs = append(inputs, Input{folder, textBytes, func() (Source, error) { return openTree(root, texts), nil }})
+	if len(w.texts) > 0 {
+		w.inputs = append(w.inputs, Input{folder, w.textBytes, func() (Source, error) { return openTree(root, w.texts), nil }})
 	}
-	if len(inputs) == 0 {
+	if len(w.inputs) == 0 {
 		if len(o.Globs) > 0 {
 			return nil, ui.Inputf("input %s: no file below it matches %s", folder, strings.Join(o.Globs, " "))
 		}
 		return nil, ui.Inputf("input %s: expected files whose names end in %s; for other text files pass --glob, for example --glob '**/*.go'", folder, kindNames())
 	}
-	return inputs, nil
+	return w.inputs, nil
+}
+
+// walk collects the files below a folder. Without globs only files of known
+// forms count. Folders whose names begin with a dot are not entered.
+type walk struct {
+	folder, root string
+	globs        *matcher
+	o            Options
+
+	inputs    []Input
+	texts     []string
+	textBytes int64
+}
+
+func (w *walk) visit(path string, e fs.DirEntry, err error) error {
+	if err != nil && path == w.root {
+		return err
+	}
+	rel, relErr := filepath.Rel(w.root, path)
+	if relErr != nil {
+		return relErr
+	}
+	rel = filepath.ToSlash(rel)
+	if err != nil { // an unreadable folder: the tree counts it as skipped
+		w.texts = append(w.texts, rel)
+		return nil
+	}
+	if e.IsDir() {
+		if rel != "." && strings.HasPrefix(e.Name(), ".") {
+			return filepath.SkipDir
+		}
+		return nil
+	}
+	info, err := os.Stat(path) // follows links, of which a hub's cache consists
+	if err != nil || !info.Mode().IsRegular() || !w.globs.match(rel) {
+		return nil
+	}
+	in, ok, err := fileInput(path, info.Size(), w.o)
+	if err != nil {
+		return err
+	}
+	if ok && !strings.HasSuffix(path, ".txt") {
+		in.Path = filepath.Join(w.folder, filepath.FromSlash(rel))
+		w.inputs = append(w.inputs, in)
+	} else if ok || len(w.o.Globs) > 0 {
+		w.texts = append(w.texts, rel)
+		w.textBytes += info.Size()
+	}
+	return nil
 }
