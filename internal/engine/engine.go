@@ -213,6 +213,29 @@ type DecodeOptions struct {
 	MaxSize int // longest sequence, prompt and continuation
 }
 
+// Activations are what one layer's attention reads and makes for a batch of N
+// tokens, before rotary. They are valid until the visit returns.
+type Activations struct {
+	Layer      int
+	Input      []float32 // after layer norm, [N, H]
+	Query      []float32 // [N, heads*head_size]
+	Key, Value []float32 // [N, kv_heads*head_size]; nil in a layer that borrows
+	Output     []float32 // of the heads, before the output projection, [N, heads*head_size]
+}
+
+// Collector shows the inner results of a model.
+type Collector interface {
+	// Collect runs rows of tokens, [rows*length], and visits the layers in
+	// ascending order.
+	Collect(ctx context.Context, tokens []int32, visit func(Activations) error) error
+	Close() error
+}
+
+// Observer is an Engine that can show inner results.
+type Observer interface {
+	Collector(cfg model.Config, w Weights, rows, length int) (Collector, error)
+}
+
 // Info tells what an engine runs on.
 type Info struct {
 	Device  string // "cpu" or "cuda:0"

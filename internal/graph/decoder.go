@@ -39,31 +39,34 @@ func (g *Graph) layer(l int, x *gorgonia.Node, owners map[int]shared) *gorgonia.
 func (g *Graph) attention(l int, x *gorgonia.Node, owners map[int]shared) *gorgonia.Node {
 	c := g.Config
 	owner := c.Owner[l]
+	layer := Layer{Input: x, Query: g.linear(model.LayerName(l, model.Query), x)}
 	if owner == l {
-		owners[l] = g.ownKeysValues(l, x)
+		layer.Key, layer.Value = g.keysValues(l, x)
+		owners[l] = g.share(l, layer.Key, layer.Value)
 	}
 	kv := owners[owner]
 	key := kv.borrowed
 	if owner == l {
 		key = kv.own
 	}
-	query := g.rotate(g.linear(model.LayerName(l, model.Query), x))
-	out := op.Attend(op.Attention{
+	layer.Output = op.Attend(op.Attention{
 		Length: g.Options.Length, Heads: c.Heads, KVHeads: c.KVHeads, HeadSize: c.HeadSize(), Owner: owner,
-	}, query, key, kv.value)
-	return g.linear(model.LayerName(l, model.AttentionOut), out)
+	}, g.rotate(layer.Query), key, kv.value)
+	g.Layers = append(g.Layers, layer)
+	return g.linear(model.LayerName(l, model.AttentionOut), layer.Output)
 }
 
-// ownKeysValues projects the keys and values of an owner layer.
-func (g *Graph) ownKeysValues(l int, x *gorgonia.Node) shared {
-	var key, value *gorgonia.Node
+// keysValues projects the keys and values of an owner layer.
+func (g *Graph) keysValues(l int, x *gorgonia.Node) (key, value *gorgonia.Node) {
 	if g.Config.KVIntermediateSize > 0 {
-		key = g.twoLayers(l, model.KeyIn, model.KeyOut, x)
-		value = g.twoLayers(l, model.ValueIn, model.ValueOut, x)
-	} else {
-		key = g.linear(model.LayerName(l, model.Key), x)
-		value = g.linear(model.LayerName(l, model.Value), x)
+		return g.twoLayers(l, model.KeyIn, model.KeyOut, x), g.twoLayers(l, model.ValueIn, model.ValueOut, x)
 	}
+	return g.linear(model.LayerName(l, model.Key), x), g.linear(model.LayerName(l, model.Value), x)
+}
+
+// share decides how an owner's keys are seen by itself and by its borrowers, and
+// what the cache holds of them.
+func (g *Graph) share(l int, key, value *gorgonia.Node) shared {
 	rotated := g.rotate(key)
 	s := shared{own: rotated, borrowed: rotated, value: value}
 	cached := Cached{Owner: l, Key: rotated, Value: value}

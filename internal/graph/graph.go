@@ -25,6 +25,8 @@ const (
 	Scores
 	// Logits are those of every picked position, [Picked, V].
 	Logits
+	// Activations are what every layer's attention reads and makes; see Layer.
+	Activations
 )
 
 // Options fix a graph's shapes.
@@ -56,6 +58,16 @@ type Graph struct {
 	Grads  map[string]*gorgonia.Node // by parameter
 	// Cache are the keys and values that incremental decoding keeps.
 	Cache []Cached
+	// Layers are the nodes of each layer's attention.
+	Layers []Layer
+}
+
+// Layer are the nodes of one layer's attention, before rotary.
+type Layer struct {
+	Input      *gorgonia.Node // after layer norm, [N, H]
+	Query      *gorgonia.Node // [N, A*D]
+	Key, Value *gorgonia.Node // [N, G*D]; nil in a layer that borrows
+	Output     *gorgonia.Node // of the heads, before the output projection, [N, A*D]
 }
 
 // Cached are the keys and values that one owner layer leaves for the tokens to

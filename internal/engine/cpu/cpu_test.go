@@ -330,3 +330,46 @@ func TestBadBatches(t *testing.T) {
 		t.Error("an update without a batch was accepted")
 	}
 }
+
+// TestCollector: keys and values that it shows are the projections of the
+// inputs that it shows, and layers that borrow show none.
+func TestCollector(t *testing.T) {
+	cfg := small(t, "0_0_2_2", 2, model.RotaryAfter)
+	w := random(cfg, 4)
+	c, err := Open(0).Collector(cfg, w, 2, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	visited := 0
+	err = c.Collect(background, randomTokens(14, cfg.VocabSize, 1), func(a engine.Activations) error {
+		if a.Layer != visited {
+			t.Errorf("visit %d shows layer %d", visited, a.Layer)
+		}
+		visited++
+		if owns := cfg.Owner.Owns(a.Layer); (a.Key != nil) != owns {
+			t.Errorf("layer %d: owns %v, shows keys %v", a.Layer, owns, a.Key != nil)
+		} else if !owns {
+			return nil
+		}
+		name := model.LayerName(a.Layer, model.Key)
+		h, kv := cfg.HiddenSize, cfg.KVSize()
+		want := make([]float32, len(a.Key))
+		for n := range 14 {
+			for o := range kv {
+				sum := float64(w[name+".bias"][o])
+				for k := range h {
+					sum += float64(w[name+".weight"][o*h+k]) * float64(a.Input[n*h+k])
+				}
+				want[n*kv+o] = float32(sum)
+			}
+		}
+		compare(t, name, a.Key, want, 1e-5)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if visited != cfg.Layers {
+		t.Errorf("visited %d layers of %d", visited, cfg.Layers)
+	}
+}
