@@ -7,7 +7,8 @@ import "math/bits"
 // The harness shuffles and resamples with it, so its figures can be rebuilt.
 type pyRandom struct {
 	state [624]uint32
-	next  int
+	words [624]uint32 // the state tempered, ready to be drawn
+	next  int         // of words
 }
 
 // newPyRandom is random.Random(seed) for a seed that fits 32 bits.
@@ -38,7 +39,8 @@ func newPyRandom(seed uint32) *pyRandom {
 	return r
 }
 
-func (r *pyRandom) twist() {
+// refill advances the state and tempers it.
+func (r *pyRandom) refill() {
 	const n, m = 624, 397
 	s := &r.state
 	mix := func(a, b uint32) uint32 {
@@ -52,19 +54,21 @@ func (r *pyRandom) twist() {
 		s[i] = s[i+m-n] ^ mix(s[i], s[i+1])
 	}
 	s[n-1] = s[m-1] ^ mix(s[n-1], s[0])
+	for i, y := range s {
+		y ^= y >> 11
+		y ^= y << 7 & 0x9d2c5680
+		y ^= y << 15 & 0xefc60000
+		r.words[i] = y ^ y>>18
+	}
 	r.next = 0
 }
 
 func (r *pyRandom) uint32() uint32 {
-	if r.next == len(r.state) {
-		r.twist()
+	if r.next == len(r.words) {
+		r.refill()
 	}
-	y := r.state[r.next]
 	r.next++
-	y ^= y >> 11
-	y ^= y << 7 & 0x9d2c5680
-	y ^= y << 15 & 0xefc60000
-	return y ^ y>>18
+	return r.words[r.next-1]
 }
 
 // float64 is random(): a number in [0, 1) with 53 random bits.

@@ -123,13 +123,17 @@ func appendDocuments(stream []int32, in source.Input, tok *tokenizer.Tokenizer) 
 			if err != nil {
 				return nil, err
 			}
+			for _, t := range d.Tokens {
+				stream = append(stream, int32(t))
+			}
 			if text.WriteString(d.Text); d.More {
 				continue
 			}
-			if text.Len() > 0 {
-				stream = append(append(stream, tok.Encode(text.String())...), tok.EOS())
-			}
+			stream = append(stream, tok.Encode(text.String())...)
 			text.Reset()
+			if n := len(stream); n > 0 && stream[n-1] != tok.EOS() {
+				stream = append(stream, tok.EOS())
+			}
 		}
 	}
 }
