@@ -117,7 +117,8 @@ type Trainer interface {
 	Accumulate(ctx context.Context, b Batch) error
 	// Update divides the accumulated gradient by the step's counted
 	// positions, clips it, applies AdamW at the given learning rate and
-	// clears the accumulators.
+	// clears the accumulators. Where loss or gradient norm is not finite it
+	// changes no weight and no moment and does not count in Steps.
 	Update(ctx context.Context, lr float64) (Step, error)
 	// Discard clears the accumulators without an update.
 	Discard()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"mlkv/internal/checkpoint"
 	"mlkv/internal/engine"
 	"mlkv/internal/ui"
 )
@@ -84,5 +85,27 @@ func TestNaNForever(t *testing.T) {
 	_, err := runTrain(t, t.Context(), o)
 	if err == nil || !strings.Contains(err.Error(), "in a row") {
 		t.Errorf("found %v, expected the run to be given up", err)
+	}
+}
+
+// TestNaNSkipped lets the engine itself overflow and expects the weights to
+// stay finite.
+func TestNaNSkipped(t *testing.T) {
+	o := testOptions(t)
+	u := &o.Config.Uptrain
+	u.OnNaN, u.WarmupRatio, u.Schedule, u.LearningRate = nanSkip, 0, Constant, 1e18
+	u.Steps = 5
+	o.Config.Data.Heldout = nil
+	out := mustRun(t, o)
+	if !strings.Contains(out.err.String(), "the update is left out") {
+		t.Fatalf("log %q: expected an overflow", out.err.String())
+	}
+	c, err := checkpoint.Open(filepath.Join(o.Out, modelDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.CheckFinite(); err != nil {
+		t.Error(err)
 	}
 }

@@ -11,9 +11,9 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	"mlkv/internal/blas"
 	"mlkv/internal/engine"
 	"mlkv/internal/graph"
@@ -33,27 +33,41 @@ func Open(threads int) *Engine {
 // Info implements engine.Engine.
 func (*Engine) Info() engine.Info {
 	info := engine.Info{Device: "cpu", Name: processor(), Backend: blas.Backend(), Threads: blas.Threads()}
-	var si unix.Sysinfo_t
-	if unix.Sysinfo(&si) == nil {
-		unit := int64(si.Unit)
-		info.Free, info.Total = int64(si.Freeram)*unit, int64(si.Totalram)*unit
-	}
+	info.Free, info.Total = memory()
 	return info
 }
 
 // processor is the model name that the kernel reports.
 func processor() string {
-	f, err := os.Open("/proc/cpuinfo")
+	if name := field("/proc/cpuinfo", "model name"); name != "" {
+		return name
+	}
+	return "unknown processor"
+}
+
+// memory is what programs can still take, page cache included, and all there
+// is, in bytes; 0 where the kernel does not tell.
+func memory() (free, total int64) {
+	kib := func(key string) int64 {
+		n, _ := strconv.ParseInt(strings.TrimSuffix(field("/proc/meminfo", key), " kB"), 10, 64)
+		return n << 10
+	}
+	return kib("MemAvailable"), kib("MemTotal")
+}
+
+// field is the first value of a key in a file of "key: value" lines.
+func field(path, key string) string {
+	f, err := os.Open(path)
 	if err != nil {
-		return "unknown processor"
+		return ""
 	}
 	defer f.Close()
 	for s := bufio.NewScanner(f); s.Scan(); {
-		if k, v, ok := strings.Cut(s.Text(), ":"); ok && strings.TrimSpace(k) == "model name" {
+		if k, v, ok := strings.Cut(s.Text(), ":"); ok && strings.TrimSpace(k) == key {
 			return strings.TrimSpace(v)
 		}
 	}
-	return "unknown processor"
+	return ""
 }
 
 // Close implements engine.Engine.

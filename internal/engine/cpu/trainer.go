@@ -146,6 +146,10 @@ func (t *trainer) Update(_ context.Context, lr float64) (engine.Step, error) {
 		GradNorm: math.Sqrt(squares) / float64(t.counted),
 		Tokens:   t.counted,
 	}
+	if bad := step.Loss + step.GradNorm; math.IsNaN(bad) || math.IsInf(bad, 0) {
+		t.Discard()
+		return step, nil
+	}
 	scale := 1 / float64(t.counted)
 	if clip := t.o.Optimizer.Clip; clip > 0 {
 		scale *= min(1, clip/(step.GradNorm+1e-6))

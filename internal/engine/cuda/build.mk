@@ -1,6 +1,7 @@
 # What the CUDA engine needs to be compiled by gcc without a CUDA toolkit.
-# Include it and add $(CUDA_TAGS) to the build tags: both stay empty where there
-# is no C compiler or the system is not Linux on x86-64 or arm64.
+# Include it and add $(CUDA_TAGS) to the build tags: it stays empty where there
+# is no C compiler or the system is not Linux on x86-64 or arm64. The tag is not
+# "cuda": with that one gorgonia compiles an engine of its own, which needs cuDNN.
 #
 # include/ holds the cuda.h that gorgonia.org/cu is compiled with. link/ holds an
 # archive without members that stands for cu's -lcuda: gpu/driver.c defines the

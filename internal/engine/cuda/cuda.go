@@ -1,5 +1,5 @@
 // Package cuda runs the model's graph on an NVIDIA GPU. It is compiled with the
-// build tag cuda, which make sets where there is a C compiler; without it, every
+// build tag gpu, which make sets where there is a C compiler; without it, every
 // call returns ErrNotBuilt. A binary with it starts and works on machines without
 // a driver too: see package gpu.
 package cuda

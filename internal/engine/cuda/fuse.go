@@ -19,6 +19,7 @@ func fuse(p *program, cfg model.Config) {
 	p.addResiduals()
 	p.moveBiasIntoGelu()
 	p.sumBiasGradientInGelu()
+	p.sumBiasGradientInNorms()
 	p.workInPlace()
 	p.joinRotaries()
 }
@@ -102,7 +103,7 @@ func (p *program) joinNormGradients() {
 			return
 		}
 		k := grads[0].kind.(normsGrad)
-		k.add = len(rest) == 1
+		k.add, k.count = len(rest) == 1, len(grads)
 		joined := &operation{kind: k, in: slices.Clone(grads[0].in[:2]), out: []*matrix{o.out[0]}, layer: o.layer, backward: true}
 		for _, g := range grads {
 			joined.in = append(joined.in, g.in[2:]...)
@@ -473,6 +474,28 @@ func (p *program) sumBiasGradientInGelu() {
 			}
 		}
 		// Without a gradient of its own, the bias is added all the same.
+	})
+}
+
+// sumBiasGradientInNorms takes the gradient of the biases that were added to the
+// residual, of one linear map or two, where that gradient is read anyway.
+func (p *program) sumBiasGradientInNorms() {
+	each(p, func(o *operation, k normsGrad) {
+		if !k.add {
+			return
+		}
+		for _, u := range p.users(o.in[len(o.in)-1]) {
+			if _, ok := u.kind.(columnSum); !ok || u.out[0].role != gradient {
+				continue
+			}
+			o.out = append(o.out, u.out[0])
+			p.remove(u)
+			if twin := p.only(u.out[0]); twin != nil && twin.kind == kind(duplicate{}) {
+				o.out = append(o.out, twin.out[0])
+				p.remove(twin)
+			}
+			return
+		}
 	})
 }
 

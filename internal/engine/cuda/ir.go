@@ -95,16 +95,18 @@ type embedding struct{}
 type embeddingGrad struct{}
 
 // norms normalises the rows of one matrix and scales them in one or two ways:
-// in x, then weight and bias of each; out y of each, then statistics [N, 2] in
-// float32 (mean, 1/standard deviation).
+// in x, then weight and bias of each; out y of each, then statistics [2, N] in
+// float32: mean, 1/standard deviation.
 type norms struct{ eps float64 }
 
-// normsGrad: in x, statistics, then weight and dy of each norm, then, with add,
-// what else flows into x; out dx, then the gradients of weight and bias of
-// each.
+// normsGrad: in x, statistics, then weight and dy of each of count norms, then,
+// with add, what else flows into x; out dx, then the gradients of weight and
+// bias of each, then the column sums of what else flows into x, for each bias
+// that it is the gradient of.
 type normsGrad struct {
-	eps float64
-	add bool
+	eps   float64
+	count int
+	add   bool
 }
 
 // product multiplies: in a, b, then c with add, then a bias with bias;
@@ -155,12 +157,13 @@ type sum struct{}
 type duplicate struct{}
 
 // head projects onto the vocabulary, a chunk of rows at a time, and takes the
-// cross-entropy: in x, weight, targets; out the summed loss, then, with grad,
-// dx and the weight's gradient.
+// cross-entropy: in x, weight, targets; out the loss of every row [1, N] in
+// float32, then, with grad, dx and the weight's gradient.
 type head struct{ grad bool }
 
-// score is in x, weight, targets; out [N, 2] in float32: log-likelihood of the
-// target and 1 where it is the most likely token.
+// score: in x, weight, targets; out the log-likelihood of every row's target
+// [1, N] in float32, then [1, N] int32: 1 where it is the most likely token,
+// else 0.
 type score struct{}
 
 // pick copies rows: in x, index; out x's rows.
@@ -186,10 +189,9 @@ func (pick) isKind()          {}
 // program is the list of operations of one graph.
 type program struct {
 	ops []*operation
-	// Results that are read after a run, by the node's role in graph.Graph.
-	loss, scores, logits *matrix
-	tokens, targets      *matrix
-	index                *matrix
+	// Results that are read after a run, and inputs; nil where there are none.
+	losses, likelihood, greedy, logits *matrix
+	tokens, targets, index             *matrix
 	// joined lists groups of parameters that must lie one after another.
 	joined [][]string
 }

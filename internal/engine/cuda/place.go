@@ -62,7 +62,7 @@ func place(p *program, s sizes) *arena {
 			}
 		}
 	}
-	for _, m := range []*matrix{p.loss, p.scores, p.logits} {
+	for _, m := range []*matrix{p.losses, p.likelihood, p.greedy, p.logits} {
 		if m != nil {
 			touch(m, len(p.ops))
 		}

@@ -159,19 +159,26 @@ func (x *machine) step(o *operation) {
 		put(0, in[0].F32)
 	case head:
 		if !k.grad {
-			put(0, call(op.HeadLoss{}, in...))
+			put(0, onFirst(call(op.HeadLoss{}, in...), in[0].Shape[0]))
 			return
 		}
 		one := op.Array{Shape: tensor.ScalarShape(), F32: []float32{1}}
-		split(call(op.HeadLossGrad{}, append(in, one)...), 0, 1, 2)
+		pack := call(op.HeadLossGrad{}, append(in, one)...)
+		put(0, onFirst(pack[:1], in[0].Shape[0]))
+		split(pack[1:], 1, 2)
 	case score:
-		put(0, call(op.HeadScore{}, in...))
+		for i, v := range call(op.HeadScore{}, in...) {
+			x.at(o.out[i%2])[i/2] = v
+		}
 	case pick:
 		put(0, call(op.Rows{}, in...))
 	default:
 		panic(fmt.Sprintf("operation %v", o))
 	}
 }
+
+// onFirst stands for the losses of n rows whose sum is known.
+func onFirst(sum []float32, n int) []float32 { return append(sum[:1:1], make([]float32, n-1)...) }
 
 func biased(a op.Array, bias []op.Array, has bool) op.Array {
 	if !has {
@@ -190,11 +197,14 @@ func (x *machine) normsGrad(o *operation, k normsGrad, in []op.Array, put func(i
 		copy(total, in[len(in)-1].F32)
 	}
 	n, h := in[0].Shape[0], in[0].Shape[1]
-	for i := range (len(o.out) - 1) / 2 {
+	for i := range k.count {
 		pack := call(op.LayerNormGrad{Eps: k.eps}, in[0], in[2+2*i], in[3+2*i])
 		op.Accumulate(total, pack[:n*h])
 		put(1+2*i, pack[n*h:n*h+h])
 		put(2+2*i, pack[n*h+h:])
+	}
+	for i := 1 + 2*k.count; i < len(o.out); i++ {
+		put(i, call(op.ColumnSum{}, in[len(in)-1]))
 	}
 	put(0, total)
 }
@@ -376,7 +386,7 @@ func TestProgramComputesTheGradients(t *testing.T) {
 					b := testBatch(cfg, rows, length, i)
 					x.ints[p.tokens], x.ints[p.targets] = b.Tokens, b.Targets
 					x.run()
-					loss += float64(x.read(p.loss).F32[0])
+					loss += float64(x.read(p.losses).F32[0])
 				}
 				if math.Abs(loss-reference) > 1e-4*reference {
 					t.Errorf("loss %v, want %v", loss, reference)

@@ -41,7 +41,10 @@ func trace(g *graph.Graph) (*program, error) {
 			return nil, err
 		}
 	}
-	t.p.loss, t.p.scores, t.p.logits = t.find(g.Loss), t.find(g.Scores), t.find(g.Logits)
+	t.p.losses, t.p.likelihood, t.p.logits = t.find(g.Loss), t.find(g.Scores), t.find(g.Logits)
+	if t.p.likelihood != nil {
+		t.p.greedy = t.p.maker(t.p.likelihood).out[1]
+	}
 	t.gradients()
 	return t.p, nil
 }
@@ -206,10 +209,8 @@ func (t *tracer) step(s plan.Step) error {
 	case op.Rows:
 		single(pick{}, shape[0], shape[1], activation, in...)
 	case op.HeadLoss:
-		single(head{}, 1, 1, float, in...)
-	case op.HeadScore:
-		single(score{}, shape[0], shape[1], float, in...)
-	case op.LayerNorm, op.LayerNormGrad, op.Attention, op.AttentionGrad, op.HeadLossGrad:
+		single(head{}, 1, in[0].rows, float, in...)
+	case op.LayerNorm, op.LayerNormGrad, op.Attention, op.AttentionGrad, op.HeadLossGrad, op.HeadScore:
 		t.pack(s, name, in)
 	default:
 		return fmt.Errorf("the CUDA engine has no kernel for the operator %T of node %v", s.Op, s.Node)
@@ -223,7 +224,7 @@ func (t *tracer) pack(s plan.Step, name string, in []*matrix) {
 	vector := func(label string, of *matrix) *matrix { return part(label, of.rows, of.cols, float) }
 	switch o := s.Op.(type) {
 	case op.LayerNorm:
-		y, stats := part("", in[0].rows, in[0].cols, activation), part(".statistics", in[0].rows, 2, float)
+		y, stats := part("", in[0].rows, in[0].cols, activation), part(".statistics", 2, in[0].rows, float)
 		t.value[s.Node] = y
 		t.statistics[in[0]] = stats
 		t.emit(norms{o.Eps}, masters(in, 1), []*matrix{y, stats})
@@ -231,7 +232,7 @@ func (t *tracer) pack(s plan.Step, name string, in []*matrix) {
 		x, w, dy := in[0], in[1], in[2]
 		dx, dw, db := part(".dx", x.rows, x.cols, activation), vector(".dweight", w), vector(".dbias", w)
 		t.packs[s.Node] = map[int]*matrix{0: dx, x.size(): dw, x.size() + w.size(): db}
-		t.emit(normsGrad{eps: o.Eps}, masters([]*matrix{x, t.statistics[x], w, dy}, 2), []*matrix{dx, dw, db})
+		t.emit(normsGrad{eps: o.Eps, count: 1}, masters([]*matrix{x, t.statistics[x], w, dy}, 2), []*matrix{dx, dw, db})
 	case op.Attention: // q, k, v
 		y := part("", in[0].rows, in[0].cols, activation)
 		lse := part(".lse", in[0].rows/o.Length, o.Heads*o.Length, float)
@@ -246,10 +247,14 @@ func (t *tracer) pack(s plan.Step, name string, in []*matrix) {
 		t.emit(attentionGrad{Attention: o.Attention}, []*matrix{q, k, v, y, lse, dy}, []*matrix{dq, dk, dv})
 	case op.HeadLossGrad: // x, weight, targets, a constant one
 		x, w := in[0], in[1]
-		loss, dx, dw := part(".loss", 1, 1, float), part(".dx", x.rows, x.cols, activation), part(".dweight", w.rows, w.cols, float)
+		loss, dx, dw := part(".loss", 1, x.rows, float), part(".dx", x.rows, x.cols, activation), part(".dweight", w.rows, w.cols, float)
 		t.packs[s.Node] = map[int]*matrix{0: loss, 1: dx, 1 + x.size(): dw}
 		t.backward = true
 		t.emit(head{grad: true}, in[:3], []*matrix{loss, dx, dw})
+	case op.HeadScore:
+		m := part("", 1, in[0].rows, float)
+		t.value[s.Node] = m
+		t.emit(score{}, in, []*matrix{m, part(".greedy", 1, in[0].rows, integer)})
 	}
 }
 

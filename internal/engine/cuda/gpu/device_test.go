@@ -250,7 +250,7 @@ func TestPinnedCopies(t *testing.T) {
 			return err
 		}
 		defer other.Destroy()
-		if err := errors.Join(in.Upload(s, mem.At(0, n*4), n), done.Record(s), other.Wait(done),
+		if err := errors.Join(in.Upload(s, mem.At(0, n*4), 0, n), done.Record(s), other.Wait(done),
 			other.Copy(mem.At(n*4, n*4), mem.At(0, n*4), n*4), out.Download(other, mem.At(n*4, n*4), n),
 			other.Synchronize()); err != nil {
 			return err

@@ -39,6 +39,20 @@ func (m *Module) Kernel(name string) (*Kernel, error) {
 	return &Kernel{name: name, f: f}, nil
 }
 
+// Ints reads n int constants that the module defines under a name: what a kernel
+// tells of how it wants to be launched.
+func (m *Module) Ints(name string, n int) ([]int32, error) {
+	p, size, err := m.m.Global(name)
+	if err != nil {
+		return nil, wrap(fmt.Sprintf("constant %s in %s", name, m.name), err)
+	}
+	if size != sizeOf[int32](n) {
+		return nil, fmt.Errorf("constant %s in %s: expected %d bytes, found %d", name, m.name, sizeOf[int32](n), size)
+	}
+	out := make([]int32, n)
+	return out, Download(out, p)
+}
+
 // Unload removes the module from the context.
 func (m *Module) Unload() error { return wrap("cuModuleUnload of "+m.name, m.m.Unload()) }
 

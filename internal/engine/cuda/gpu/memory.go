@@ -94,6 +94,21 @@ func Download[T Number](dst []T, src Ptr) error {
 	return wrap("cuMemcpyDtoH", cu.MemcpyDtoH(unsafe.Pointer(unsafe.SliceData(dst)), src, sizeOf[T](len(dst))))
 }
 
+// bytesOf is the memory of a slice of structures without pointers.
+func bytesOf[T any](v []T) []byte {
+	var zero T
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), len(v)*int(unsafe.Sizeof(zero)))
+}
+
+// UploadValues is Upload for structures without pointers, laid out as in C.
+func UploadValues[T any](dst Ptr, src []T) error { return Upload(dst, bytesOf(src)) }
+
+// DownloadValues is Download for structures without pointers.
+func DownloadValues[T any](dst []T, src Ptr) error { return Download(bytesOf(dst), src) }
+
+// Values fills structures without pointers from their bytes.
+func Values[T any](dst []T, src []byte) { copy(bytesOf(dst), src) }
+
 // Pinned is host memory that the device copies from and to without a staging
 // copy, while the host goes on.
 type Pinned[T Number] struct {
@@ -115,9 +130,10 @@ func NewPinned[T Number](n int) (*Pinned[T], error) {
 // Slice is the memory itself, valid until Free.
 func (h *Pinned[T]) Slice() []T { return unsafe.Slice((*T)(h.p), h.n) }
 
-// Upload copies the first n elements to the device in the stream's order.
-func (h *Pinned[T]) Upload(s Stream, dst Ptr, n int) error {
-	return wrap("cuMemcpyHtoDAsync", cu.MemcpyHtoDAsync(dst, h.p, sizeOf[T](n), s.s))
+// Upload copies n elements from element from on to the device in the stream's
+// order.
+func (h *Pinned[T]) Upload(s Stream, dst Ptr, from, n int) error {
+	return wrap("cuMemcpyHtoDAsync", cu.MemcpyHtoDAsync(dst, unsafe.Pointer(&h.Slice()[from : from+n][0]), sizeOf[T](n), s.s))
 }
 
 // Download copies n elements from the device in the stream's order; Slice

@@ -43,6 +43,17 @@ func (s Stream) Copy(dst, src Ptr, size int64) error {
 	return wrap("cuMemcpyDtoDAsync", cu.MemcpyDtoDAsync(dst, src, size, s.s))
 }
 
+// CopyRows copies rows of width bytes on the device, whose beginnings lie
+// dstPitch and srcPitch bytes apart, in the stream's order.
+func (s Stream) CopyRows(dst Ptr, dstPitch int64, src Ptr, srcPitch, width int64, rows int) error {
+	c := C.CUDA_MEMCPY2D{
+		srcMemoryType: C.CU_MEMORYTYPE_DEVICE, srcDevice: C.CUdeviceptr(src), srcPitch: C.size_t(srcPitch),
+		dstMemoryType: C.CU_MEMORYTYPE_DEVICE, dstDevice: C.CUdeviceptr(dst), dstPitch: C.size_t(dstPitch),
+		WidthInBytes: C.size_t(width), Height: C.size_t(rows),
+	}
+	return check("cuMemcpy2DAsync", C.cuMemcpy2DAsync(&c, s.c()))
+}
+
 // Destroy gives the stream back once its work is done.
 func (s *Stream) Destroy() error { return wrap("cuStreamDestroy", s.s.Destroy()) }
 

@@ -7,13 +7,9 @@
 // computes the scores anew, which costs two of seven products and saves the
 // float32 atomics on dq (and with them either determinism or ordering).
 #pragma once
+#include "attention_shared.cuh"
 #include "hopper.cuh"
 
-#ifndef HEAD_SIZE
-#error "HEAD_SIZE must be 32, 64, 80, 128 or 256"
-#endif
-
-const int D = HEAD_SIZE;
 const int PRODUCERS = 128;
 
 // Forward: query rows = 64 * warpgroups.
@@ -25,6 +21,9 @@ const int PRODUCERS = 128;
 #endif
 #ifndef FORWARD_STAGES
 #define FORWARD_STAGES (HEAD_SIZE <= 64 ? 3 : 2)
+#endif
+#ifndef FORWARD_TURNS
+#define FORWARD_TURNS 0
 #endif
 // dq: query rows = 64 * warpgroups.
 #ifndef QUERY_WARPGROUPS
@@ -58,38 +57,6 @@ template <int WARPGROUPS> struct Registers;
 template <> struct Registers<1> { static const int producer = 56, consumer = 256 - 16; };
 template <> struct Registers<2> { static const int producer = 24, consumer = 240; };
 template <> struct Registers<3> { static const int producer = 32, consumer = 160; };
-
-// A Schedule deals the tiles of all heads to the blocks: groups of heads whose
-// keys and values fit the L2 cache, longest tiles first, back and forth over
-// the blocks so that each gets an equal share.
-struct Schedule {
-  int rows, pairs, group;
-  __device__ __forceinline__ Schedule(int rows, int pairs, int length) : rows(rows), pairs(pairs) {
-    long long bytes = (long long)length * D * 4;
-    group = (int)((24 << 20) / bytes);
-    group = group < 1 ? 1 : group > pairs ? pairs : group;
-  }
-  // get returns the i-th tile of this block: its rank by length and its pair
-  // of batch row and head.
-  __device__ __forceinline__ bool get(int i, int &rank, int &pair) const {
-    int at = i * gridDim.x + ((i & 1) ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-    if (i * (int)gridDim.x >= rows * pairs) return false;
-    if (at >= rows * pairs) {
-      rank = -1;
-      return true;
-    }
-    int g = at / (group * rows), r = at - g * group * rows;
-    int width = pairs - g * group < group ? pairs - g * group : group;
-    rank = r / width;
-    pair = g * group + r % width;
-    return true;
-  }
-};
-
-__device__ __forceinline__ char *aligned_shared() {
-  extern __shared__ char raw_shared[];
-  return raw_shared + (-shared_address(raw_shared) & 1023);
-}
 
 // pack_operand rounds a 64 x N accumulator to the A operand of the next product.
 template <int N> __device__ __forceinline__ void pack_operand(uint32 (&a)[N / 2], const float (&d)[N]) {
@@ -140,6 +107,19 @@ struct Forward {
   static const int Q_BYTES = tile_bytes<ROWS, D>(), KV_BYTES = tile_bytes<KEYS, D>();
   static const int SHARED = 1024 + Q_STAGES * Q_BYTES + 2 * STAGES * KV_BYTES + 256;
 };
+
+// Warpgroups take turns in issuing products, so that one multiplies while the
+// others take the softmax.
+__device__ __forceinline__ void take_turn(int w) {
+#if FORWARD_TURNS
+  asm volatile("bar.sync %0, 256;" ::"r"(4 + w) : "memory");
+#endif
+}
+__device__ __forceinline__ void pass_turn(int w) {
+#if FORWARD_TURNS
+  asm volatile("bar.arrive %0, 256;" ::"r"(4 + (w + 1 == Forward::WARPGROUPS ? 0 : w + 1)) : "memory");
+#endif
+}
 
 extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
     attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse, int batch, int length, int heads, int kv_heads, int q_stride, int k_stride,
@@ -199,6 +179,9 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
   float s[KEYS / 2], o[D / 2];
   uint32 p[KEYS / 4];
 
+#if FORWARD_TURNS
+  if (w == F::WARPGROUPS - 1) pass_turn(w);
+#endif
   for (int i = 0; schedule.get(i, rank, pair); i++) {
     if (rank < 0) continue;
     const int first = (schedule.rows - 1 - rank) * ROWS, r0 = first + 64 * w;
@@ -214,6 +197,8 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
       barrier_wait(v_full + vr.stage, vr.parity);
       if (lane == 0) barrier_arrive(v_empty + vr.stage);
       kr.next(), vr.next();
+      take_turn(w);
+      pass_turn(w);
     }
     if (own > 0) {
       float top[2] = {-INFINITE, -INFINITE}, sum[2] = {0, 0}, shrink[2];
@@ -255,9 +240,11 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
 
       barrier_wait(k_full + kr.stage, kr.parity);
       fence_async_proxy();
+      take_turn(w);
       wgmma_begin();
       product_ss<ROWS, KEYS>(s, q_rows, shared_address(k_tiles + kr.stage * F::KV_BYTES));
       wgmma_commit();
+      pass_turn(w);
       wgmma_wait<0>();
       hold(s);
       if (lane == 0) barrier_arrive(k_empty + kr.stage);
@@ -266,18 +253,19 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
       pack_operand(p, s);
 
       for (int n = own - 2; n >= 0; n--) {
+        barrier_wait(v_full + vr.stage, vr.parity);
         barrier_wait(k_full + kr.stage, kr.parity);
         fence_async_proxy();
+        take_turn(w);
         hold(s);
         wgmma_begin();
         product_ss<ROWS, KEYS>(s, q_rows, shared_address(k_tiles + kr.stage * F::KV_BYTES));
         wgmma_commit();
-        barrier_wait(v_full + vr.stage, vr.parity);
-        fence_async_proxy();
         hold(o);
         wgmma_begin();
         accumulate<KEYS>(o, p, shared_address(v_tiles + vr.stage * F::KV_BYTES));
         wgmma_commit();
+        pass_turn(w);
         wgmma_wait<1>();
         hold(s);
         if (lane == 0) barrier_arrive(k_empty + kr.stage);
@@ -329,8 +317,8 @@ struct Query {
 };
 
 extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
-    attention_backward_query(const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *dout, const float *lse, const float *delta, bf16 *dq, int batch, int length, int heads,
-                             int kv_heads, int q_stride, int k_stride, int v_stride, int dout_stride, int dq_stride, float scale) {
+    attention_backward_query(const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *out, const bf16 *dout, const float *lse, float *delta, bf16 *dq, int batch, int length,
+                             int heads, int kv_heads, int q_stride, int k_stride, int v_stride, int out_stride, int dout_stride, int dq_stride, float scale) {
   typedef Query F;
   const int ROWS = F::ROWS, KEYS = F::KEYS, STAGES = F::STAGES, QS = F::Q_STAGES;
   char *shared = aligned_shared();
@@ -401,9 +389,11 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
     float l[2], dl[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      bool exists = row + 8 * r < length;
-      l[r] = exists ? lse[(long long)pair * length + row + 8 * r] : 0;
-      dl[r] = exists ? delta[(long long)pair * length + row + 8 * r] : 0;
+      const bool exists = row + 8 * r < length;
+      const long long at = (long long)pair * length + row + 8 * r, start = (long long)b * length;
+      l[r] = exists ? lse[at] : 0;
+      dl[r] = row_delta(out + start * out_stride + h * D, dout + start * dout_stride + h * D, out_stride, dout_stride, row + 8 * r, exists, lane);
+      if (exists && (lane & 3) == 0) delta[at] = dl[r];
     }
     barrier_wait(q_full + qr.stage, qr.parity);
     for (int n = tiles; n > own; n--) {
@@ -420,13 +410,12 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
       for (int n = own - 1; n >= 0; n--) {
         const uint32 k_tile = shared_address(k_tiles + kr.stage * F::KV_BYTES);
         barrier_wait(k_full + kr.stage, kr.parity);
+        barrier_wait(v_full + vr.stage, vr.parity);
         fence_async_proxy();
         hold(s);
         wgmma_begin();
         product_ss<ROWS, KEYS>(s, q_rows, k_tile);
         wgmma_commit();
-        barrier_wait(v_full + vr.stage, vr.parity);
-        fence_async_proxy();
         hold(dp);
         wgmma_begin();
         product_ss<ROWS, KEYS>(dp, g_rows, shared_address(v_tiles + vr.stage * F::KV_BYTES));
@@ -481,47 +470,14 @@ struct Key {
   static const int SHARED = 1024 + 2 * KV_STAGES * KV_BYTES + STAGES * (2 * Q_BYTES + 8 * QUERIES) + 256;
 };
 
-// What becomes of dk and dv: see attention.cu.
-enum { GRADIENT_WRITE = 0, GRADIENT_START = 1, GRADIENT_ADD = 2, GRADIENT_FINISH = 3 };
-
-// put_gradient writes a warp's 16 rows of a gradient, or adds them to the
-// float32 sum over the layers that share the keys and values.
+// put_gradient writes a warp's 16 rows of a gradient, or adds them to the sum
+// over the layers that share the keys and values.
 template <int ROWS> __device__ __forceinline__ void put_gradient(int mode, bf16 *to, float *sum, int to_stride, int sum_stride, int first, int limit, float (&d)[D / 2], float f,
                                                                 char *tile, int row, int lane) {
-  if (mode != GRADIENT_WRITE) {
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      int at = first + lane / 4 + 8 * r;
-      if (at < limit) {
-        float *line = sum + (long long)at * sum_stride + (lane & 3) * 2;
-#pragma unroll
-        for (int j = 0; j < D / 8; j++) {
-          float2 x = make_float2(d[4 * j + 2 * r] * f, d[4 * j + 2 * r + 1] * f);
-          if (mode != GRADIENT_START) {
-            float2 y = *(float2 *)(line + 8 * j);
-            x.x += y.x, x.y += y.y;
-          }
-          if (mode == GRADIENT_FINISH)
-            d[4 * j + 2 * r] = x.x, d[4 * j + 2 * r + 1] = x.y;
-          else
-            *(float2 *)(line + 8 * j) = x;
-        }
-      }
-    }
-    if (mode != GRADIENT_FINISH) return;
-    f = 1;
-  }
+  if (!add_to_sum(mode, sum, sum_stride, first, limit, d, f, lane)) return;
+  if (mode == GRADIENT_FINISH) f = 1;
   store_rows<ROWS>(to, to_stride, first, limit, d, f, f, tile, row, lane);
 }
-
-struct KeyArguments {
-  const bf16 *q, *k, *v, *dout;
-  const float *lse, *delta;
-  bf16 *dk, *dv;
-  float *dk_sum, *dv_sum;
-  int batch, length, heads, kv_heads, q_stride, k_stride, v_stride, dout_stride, dk_stride, dv_stride, sum_stride, mode;
-  float scale;
-};
 
 template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer(const KeyArguments &a, const Schedule &schedule, char *k_tiles, char *v_tiles, char *q_tiles,
                                                                                 char *g_tiles, float *rows, Barrier *kv_full, Barrier *kv_empty, Barrier *full, Barrier *empty,

@@ -1,10 +1,8 @@
-// Hopper (sm_90a) primitives: mbarriers, asynchronous copies, warpgroup matrix
-// products and the shared memory layout that they read.
+// Hopper (sm_90a) primitives: mbarriers, register shares and warpgroup matrix
+// products.
 #pragma once
-#include "common.cuh"
+#include "tiles.cuh"
 #include "gen_wgmma.cuh"
-
-__device__ __forceinline__ uint32 shared_address(const void *p) { return (uint32)__cvta_generic_to_shared(p); }
 
 // A Barrier completes a phase after a fixed number of arrivals.
 typedef uint64 Barrier;
@@ -41,14 +39,6 @@ template <int STAGES> struct Ring {
   }
 };
 
-// copy16 copies 16 bytes, or writes zeros where the source does not exist.
-__device__ __forceinline__ void copy16(uint32 to, const void *from, bool exists) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
-}
-__device__ __forceinline__ void copy4(uint32 to, const void *from, bool exists) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(exists ? 4 : 0) : "memory");
-}
-
 #ifdef NO_FENCE
 __device__ __forceinline__ void fence_async_proxy() {}
 #else
@@ -68,17 +58,6 @@ template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wg
 template <int N> __device__ __forceinline__ void hold(float (&d)[N]) {
 #pragma unroll
   for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
-}
-
-// A tile of ROWS rows of bf16 lies in shared memory as panels of 64 columns:
-// 128 bytes a row, 16-byte pieces permuted within groups of eight rows (the
-// 128-byte swizzle), every panel aligned to 1024 bytes.
-template <int ROWS> __host__ __device__ constexpr int panel_bytes() { return ROWS * 128; }
-template <int ROWS, int COLUMNS> __host__ __device__ constexpr int tile_bytes() { return panel_bytes<ROWS>() * div_up(COLUMNS, 64); }
-
-// piece_offset is the place of 16-byte piece c (columns 8c to 8c+7) of a row.
-template <int ROWS> __device__ __forceinline__ uint32 piece_offset(int row, int c) {
-  return (c >> 3) * panel_bytes<ROWS>() + row * 128 + (((c & 7) ^ (row & 7)) << 4);
 }
 
 // Matrix descriptors. K-major: the product runs along the columns of the tile;
@@ -110,10 +89,4 @@ template <int ROWS, int COLUMNS> __device__ __forceinline__ void load_tile(uint3
     copy16(tile + piece_offset<ROWS>(row, c), p, row < limit);
     p += step, row += STEP;
   }
-}
-
-// load_fragment reads 16 rows x 16 columns of a tile as the A operand of wgmma.
-template <int ROWS> __device__ __forceinline__ void load_fragment(uint32 (&a)[4], uint32 tile, int row, int step, int lane) {
-  uint32 at = tile + piece_offset<ROWS>(row + (lane & 15), step * 2 + (lane >> 4));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3]) : "r"(at) : "memory");
 }

@@ -30,12 +30,9 @@ class Attention:
         self.launch(0, "attention_forward", batch * heads, length, q, k, v, out, lse, batch, length, heads, kv, q.stride(0), k.stride(0), v.stride(0), out.stride(0),
                     1 / math.sqrt(self.d))
 
-    def delta(self, out, dout, delta, batch, length, heads):
-        self.m.launch("attention_delta", -(-batch * length // 8), 256, 0, out, dout, delta, batch, length, heads, out.stride(0), dout.stride(0))
-
-    def query(self, q, k, v, dout, lse, delta, dq, batch, length, heads, kv):
-        self.launch(1, "attention_backward_query", batch * heads, length, q, k, v, dout, lse, delta, dq, batch, length, heads, kv, q.stride(0), k.stride(0), v.stride(0),
-                    dout.stride(0), dq.stride(0), 1 / math.sqrt(self.d))
+    def query(self, q, k, v, out, dout, lse, delta, dq, batch, length, heads, kv):
+        self.launch(1, "attention_backward_query", batch * heads, length, q, k, v, out, dout, lse, delta, dq, batch, length, heads, kv, q.stride(0), k.stride(0), v.stride(0),
+                    out.stride(0), dout.stride(0), dq.stride(0), 1 / math.sqrt(self.d))
 
     def key(self, q, k, v, dout, lse, delta, dk, dv, sums, mode, batch, length, heads, kv):
         self.launch(2, "attention_backward_key_value", batch * kv, length, q, k, v, dout, lse, delta, dk, dv, sums[0], sums[1], batch, length, heads, kv, q.stride(0),
@@ -72,9 +69,8 @@ def check(report, a, batch, length, heads, kv):
     a.forward(q, k, v, out, lse, *size)
     report.check("attention_forward", tag, error(out, ref[0]), tol)
     report.check("attention_forward lse", tag, error(lse * math.log(2), ref[1].reshape(batch * heads, length)), 1e-5)
-    a.delta(out, dout, delta, batch, length, heads)
-    report.check("attention_delta", tag, error(delta, (out.double() * dout.double()).reshape(batch, length, heads, d).sum(-1).transpose(1, 2).reshape(-1, length)), 1e-5)
-    a.query(q, k, v, dout, lse, delta, dq, *size)
+    a.query(q, k, v, out, dout, lse, delta, dq, *size)
+    report.check("attention_backward delta", tag, error(delta, (out.double() * dout.double()).reshape(batch, length, heads, d).sum(-1).transpose(1, 2).reshape(-1, length)), 1e-5)
     a.key(q, k, v, dout, lse, delta, dk, dv, (None, None), WRITE, *size)
     # The gradient of scores loses digits by cancellation where a row sees few keys.
     small = 2e-2 if dt == torch.bfloat16 else 1e-4
@@ -103,8 +99,7 @@ def check_repeat(report, a, batch=4, length=777, heads=12, kv=4):
         dk, dv = (poison(n, kv * d, dtype=a.dtype) for _ in range(2))
         lse, delta = (poison(batch * heads, length, dtype=torch.float32) for _ in range(2))
         a.forward(*x[:3], out, lse, *size)
-        a.delta(out, x[3], delta, batch, length, heads)
-        a.query(*x, lse, delta, dq, *size)
+        a.query(*x[:3], out, x[3], lse, delta, dq, *size)
         a.key(*x, lse, delta, dk, dv, (None, None), WRITE, *size)
         got.append([out, lse, dq, dk, dv])
     for other in got[1:]:
@@ -112,60 +107,74 @@ def check_repeat(report, a, batch=4, length=777, heads=12, kv=4):
             report.check("attention repeated", f"d{d} {name}", float(not torch.equal(p, q)), 0)
 
 
-def time_ours(a, batch, length, heads, kv):
-    d, n = a.d, batch * length
-    qkv = torch.randn(n, (heads + 2 * kv) * d, device="cuda").to(a.dtype)
-    q, k, v = qkv[:, :heads * d], qkv[:, heads * d:(heads + kv) * d], qkv[:, (heads + kv) * d:]
-    dqkv = torch.empty_like(qkv)
-    dq, dk, dv = dqkv[:, :heads * d], dqkv[:, heads * d:(heads + kv) * d], dqkv[:, (heads + kv) * d:]
-    out, dout = torch.empty(n, heads * d, device="cuda", dtype=a.dtype), torch.randn(n, heads * d, device="cuda").to(a.dtype)
-    lse, delta = (torch.empty(batch * heads, length, device="cuda") for _ in range(2))
-    size = batch, length, heads, kv
-    t = [median_ms(lambda: a.forward(q, k, v, out, lse, *size)),
-         median_ms(lambda: a.delta(out, dout, delta, batch, length, heads)),
-         median_ms(lambda: a.query(q, k, v, dout, lse, delta, dq, *size)),
-         median_ms(lambda: a.key(q, k, v, dout, lse, delta, dk, dv, (None, None), WRITE, *size))]
-    return t
+class Ours:
+    """Our kernels on one set of inputs: named runs."""
+
+    def __init__(self, a, batch, length, heads, kv):
+        d, n = a.d, batch * length
+        qkv = torch.randn(n, (heads + 2 * kv) * d, device="cuda").to(a.dtype)
+        q, k, v = qkv[:, :heads * d], qkv[:, heads * d:(heads + kv) * d], qkv[:, (heads + kv) * d:]
+        dqkv = torch.empty_like(qkv)
+        dq, dk, dv = dqkv[:, :heads * d], dqkv[:, heads * d:(heads + kv) * d], dqkv[:, (heads + kv) * d:]
+        out, dout = torch.empty(n, heads * d, device="cuda", dtype=a.dtype), torch.randn(n, heads * d, device="cuda").to(a.dtype)
+        lse, delta = (torch.empty(batch * heads, length, device="cuda") for _ in range(2))
+        size = batch, length, heads, kv
+        self.runs = {"forward": lambda: a.forward(q, k, v, out, lse, *size), "dq": lambda: a.query(q, k, v, out, dout, lse, delta, dq, *size),
+                     "dkdv": lambda: a.key(q, k, v, dout, lse, delta, dk, dv, (None, None), WRITE, *size)}
 
 
-def time_torch(d, batch, length, heads, kv):
-    """(forward, backward) in ms of each backend that runs."""
-    out = {}
-    for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
-        try:
-            x = [torch.randn(batch, length, h, d, device="cuda").bfloat16().transpose(1, 2).requires_grad_() for h in (heads, kv, kv)]
-            g = torch.randn(batch, length, heads, d, device="cuda").bfloat16().transpose(1, 2)
+class Peer:
+    """PyTorch's attention by one backend."""
+
+    def __init__(self, backend, d, batch, length, heads, kv):
+        x = [torch.randn(batch, length, h, d, device="cuda").bfloat16().transpose(1, 2).requires_grad_() for h in (heads, kv, kv)]
+        g = torch.randn(batch, length, heads, d, device="cuda").bfloat16().transpose(1, 2)
+
+        def forward():
             with sdpa_kernel(backend):
-                run = lambda: F.scaled_dot_product_attention(*x, is_causal=True, enable_gqa=heads != kv)
-                o = run()
-                with torch.no_grad():
-                    forward = median_ms(run)
-                backward = median_ms(lambda: torch.autograd.grad(o, x, g, retain_graph=True))
-            out[name] = forward, backward
-        except Exception as e:
-            print("torch", name, d, heads, kv, repr(e)[:120], flush=True)
-    return out
+                return F.scaled_dot_product_attention(*x, is_causal=True, enable_gqa=heads != kv)
+
+        def no_grad():
+            with torch.no_grad():
+                forward()
+        o = forward()
+        self.runs = {"forward": no_grad, "backward": lambda: torch.autograd.grad(o, x, g, retain_graph=True)}
 
 
 def flops(d, batch, length, heads):
     return 4 * batch * heads * length * length * d / 2
 
 
-def compare(d, batch, length, heads, kv, variants=((),)):
-    peer = time_torch(d, batch, length, heads, kv)
-    fl = flops(d, batch, length, heads)
-    for name, (f, b) in peer.items():
-        print(f"d{d} b{batch} t{length} h{heads}/{kv} torch {name:6s} forward {f:7.3f} ms {fl / f / 1e9:6.1f} TFLOP/s  backward {b:7.3f} ms {2.5 * fl / b / 1e9:6.1f} TFLOP/s", flush=True)
-    for defines in variants:
+def compare(d, batch, length, heads, kv, variants=((),), rounds=4):
+    """Times everything in turn, several rounds, since the clock moves with the heat."""
+    rows = []
+    for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
         try:
-            t = time_ours(Attention(d, 16, defines), batch, length, heads, kv)
+            rows.append((f"torch {name}", Peer(backend, d, batch, length, heads, kv)))
         except Exception as e:
-            print(d, defines, repr(e)[:200], flush=True)
-            continue
-        f, b = t[0], sum(t[1:])
-        r = " ".join(f"{n} {p[0] / f:.2f}x {p[1] / b:.2f}x" for n, p in peer.items())
-        print(f"d{d} b{batch} t{length} h{heads}/{kv} ours forward {f:7.3f} ms {fl / f / 1e9:6.1f} TFLOP/s  backward {b:7.3f} ms {2.5 * fl / b / 1e9:6.1f} TFLOP/s"
-              f" (delta {t[1]:.3f} dq {t[2]:.3f} {1.5 * fl / t[2] / 1e9:.0f} dkdv {t[3]:.3f} {2 * fl / t[3] / 1e9:.0f})  {r}  {' '.join(defines)}", flush=True)
+            print("torch", name, d, heads, kv, repr(e)[:100], flush=True)
+    for v in variants:
+        try:
+            rows.append((" ".join(("ours",) + tuple(v)), Ours(Attention(d, 16, v), batch, length, heads, kv)))
+        except Exception as e:
+            print(v, repr(e)[:100], flush=True)
+    times = {(name, run): [] for name, x in rows for run in x.runs}
+    for _ in range(rounds):
+        for name, x in rows:
+            for run, f in x.runs.items():
+                times[name, run].append(median_ms(f, 6, 1))
+    fl = flops(d, batch, length, heads)
+    best = {}
+    for name, x in rows:
+        t = {run: sorted(times[name, run])[rounds // 2] for run in x.runs}
+        if "dq" in t:
+            t["backward"] = t["dq"] + t["dkdv"]
+        ratio = " ".join(f"{p}: {best[p][0] / t['forward']:.2f}x {best[p][1] / t['backward']:.2f}x" for p in best if name.startswith("ours"))
+        if name.startswith("torch"):
+            best[name[6:]] = t["forward"], t["backward"]
+        parts = f" (dq {t['dq']:.3f} dkdv {t['dkdv']:.3f})" if "dq" in t else ""
+        print(f"d{d} b{batch} t{length} h{heads}/{kv} forward {t['forward']:.3f} ms {fl / t['forward'] / 1e9:.0f} TFLOP/s backward {t['backward']:.3f} ms "
+              f"{2.5 * fl / t['backward'] / 1e9:.0f}{parts} {ratio} {name}", flush=True)
 
 
 def ceilings():
@@ -193,6 +202,7 @@ def main():
     p.add_argument("--storage", type=int, default=16)
     p.add_argument("--check", action="store_true")
     p.add_argument("--time", action="store_true")
+    p.add_argument("--shapes", action="store_true", help="time sharing ratios and head sizes")
     p.add_argument("--variant", action="append", default=[], help="comma-separated defines")
     a = p.parse_args()
     torch.manual_seed(1)
@@ -212,6 +222,13 @@ def main():
     if a.time:
         ceilings()
         compare(64, 32, 2048, 12, 12, [()] + [tuple(v.split(",")) for v in a.variant])
+    if a.shapes:
+        for kv in (6, 4, 3, 2, 1):
+            compare(64, 32, 2048, 12, kv, rounds=2)
+        compare(64, 12, 2048, 12, 12, rounds=2)
+        compare(64, 12, 2048, 12, 1, rounds=2)
+        for d, batch, heads in ((32, 32, 16), (80, 4, 32), (128, 8, 16), (256, 8, 8)):
+            compare(d, batch, 2048, heads, heads, rounds=2)
 
 
 if __name__ == "__main__":

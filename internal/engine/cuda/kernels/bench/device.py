@@ -55,9 +55,10 @@ class Module:
             else:
                 values.append(a)
         pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
+        block = block if isinstance(block, tuple) else (block, 1)
         g = tuple(grid) + (1,) * (3 - len(grid)) if isinstance(grid, tuple) else (grid, 1, 1)
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        check(driver().cuLaunchKernel(f, *g, block, 1, 1, shared, stream, pointers, None), f"launch {name} {g} {block} {shared}")
+        check(driver().cuLaunchKernel(f, *g, *block, 1, shared, stream, pointers, None), f"launch {name} {g} {block} {shared}")
 
 
 def long(x):
