@@ -66,7 +66,7 @@ type Uptrain struct {
 	Clip         float64 `yaml:"clip"`  // 0 does not clip
 
 	LogEvery        int  `yaml:"log_every"`        // steps
-	HeldoutEvery    int  `yaml:"heldout_every"`    // steps; 0: only at the end
+	HeldoutEvery    int  `yaml:"heldout_every"`    // steps; 0: only at the start and the end
 	HeldoutRows     int  `yaml:"heldout_rows"`     // 0: all
 	CheckpointEvery int  `yaml:"checkpoint_every"` // steps; 0: only at the end and on signals
 	KeepCheckpoints int  `yaml:"keep_checkpoints"` // 0: all
