@@ -19,7 +19,8 @@ one of
   ` + strings.Join(model.SizeNames(), ", ") + `
 or a YAML file whose keys are those of config.json: vocab_size, hidden_size,
 num_hidden_layers and num_attention_heads must be there, the others have
-Pythia's values. Equal sizes and seeds give equal files on any machine.`,
+Pythia's values. Equal sizes and seeds give equal files, whatever the number of
+processors.`,
 		Example: `  mlkv init pythia-160m --out models/random-160m --seed 1
   mlkv init small.yaml --out models/small --tokenizer models/pythia-160m`,
 		Args: cobra.ExactArgs(1),

@@ -11,7 +11,8 @@ import (
 )
 
 // Weights are the random weights of a model, drawn when they are asked for.
-// Equal configurations and seeds give equal weights.
+// Equal configurations and seeds give equal weights, whatever the number of
+// processors.
 //
 // The distributions are those of the Pythia configurations ("init_method":
 // "small_init", "output_layer_init_method": "wang_init" in
