@@ -60,7 +60,7 @@ func (s *sources) count() int { return len(s.evaluations) + len(s.runs) + len(s.
 func (s *sources) add(path string) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return ui.Inputf("report: %w", err)
+		return ui.Inputf("report: expected a file or a folder: %w", err)
 	}
 	if info.IsDir() {
 		return filepath.WalkDir(path, s.visit)
@@ -79,7 +79,7 @@ var inside = []string{"checkpoints", "tensorboard", "model"}
 // file is passed over.
 func (s *sources) visit(path string, d fs.DirEntry, err error) error {
 	if err != nil {
-		return ui.Inputf("report: %w", err)
+		return ui.Inputf("report: expected a file or a folder: %w", err)
 	}
 	if !d.IsDir() {
 		if filepath.Ext(path) != ".json" || d.Name() == "tokenizer.json" {

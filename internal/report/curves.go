@@ -42,11 +42,11 @@ func newCurves(rows []*Row, value func(Point) float64) *curves {
 }
 
 // smooth replaces each line by its exponential mean, so that at most about
-// fifty independent values remain, and returns the width in steps.
+// thirty independent values remain, and returns the width in steps.
 func (c *curves) smooth() int {
 	window := 1
 	for _, l := range c.lines {
-		window = max(window, len(l.xs)/50)
+		window = max(window, len(l.xs)/30)
 	}
 	if window == 1 {
 		return 1

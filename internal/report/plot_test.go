@@ -248,8 +248,8 @@ func TestSmooth(t *testing.T) {
 	for i := range c.lines[0].xs {
 		c.lines[0].xs[i], c.lines[0].ys[i] = float64(10*i), 3+float64(i%2)
 	}
-	if got := c.smooth(); got != 200 {
-		t.Errorf("width %d, want 20 points of 10 steps", got)
+	if got := c.smooth(); got != 330 {
+		t.Errorf("width %d, want 33 points of 10 steps", got)
 	}
 	last := c.lines[0].ys[999]
 	if math.Abs(last-3.5) > 0.03 || c.lines[0].ys[0] != 3 {

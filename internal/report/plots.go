@@ -81,7 +81,7 @@ func trainingPlot(rows []*Row) *figure {
 		return nil
 	}
 	window := c.smooth()
-	subtitle := "every step"
+	subtitle := "each logged step"
 	if window > 1 {
 		subtitle = fmt.Sprintf("mean over about %d steps", window)
 	}
