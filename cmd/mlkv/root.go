@@ -36,6 +36,7 @@ var commands = []struct {
 	{groupPrepare, newInspectCmd},
 	{groupPrepare, newPrepareCmd},
 	{groupPrepare, newTokenizeCmd},
+	{groupPrepare, newDataCmd},
 	{groupTrain, newConvertCmd},
 	{groupTrain, newUptrainCmd},
 	{groupUse, newEvalCmd},
