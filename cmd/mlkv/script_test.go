@@ -56,7 +56,7 @@ func exitCode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// Every command has a one-line description, and every leaf an example and a
+// Every command has a one-line description and a
 // check of its arguments; its help prints to standard output.
 func TestHelpOfEveryCommand(t *testing.T) {
 	var walk func(cmd *cobra.Command)
