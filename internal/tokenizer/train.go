@@ -10,6 +10,13 @@ import (
 	"slices"
 )
 
+// MinVocab and MaxVocab bound the ids of a trained tokenizer: the two special
+// tokens and every byte of UTF-8 need one, and rows on disk hold 16 bits.
+const (
+	MinVocab = 2 + 243
+	MaxVocab = math.MaxUint16 + 1
+)
+
 // Train learns a byte-level BPE of vocabSize ids from texts and returns it as a
 // tokenizer.json. Ids are given in this order: <|endoftext|>, <|padding|>, any
 // further specials, the 243 bytes that occur in UTF-8, then one token a merge.
@@ -20,8 +27,8 @@ import (
 func Train(texts iter.Seq2[string, error], vocabSize int, specials ...string) ([]byte, error) {
 	specials = append([]string{EndOfText, Padding}, specials...)
 	least := len(specials) + len(byteAlphabet())
-	if vocabSize < least || vocabSize > math.MaxUint16+1 {
-		return nil, fmt.Errorf("train tokenizer: expected a vocabulary of %d to %d, found %d", least, math.MaxUint16+1, vocabSize)
+	if vocabSize < least || vocabSize > MaxVocab {
+		return nil, fmt.Errorf("train tokenizer: expected a vocabulary of %d to %d, found %d", least, MaxVocab, vocabSize)
 	}
 	words, err := countWords(texts, specials)
 	if err != nil {

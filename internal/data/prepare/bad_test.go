@@ -140,6 +140,8 @@ func TestParseShare(t *testing.T) {
 }
 
 func TestSeenSet(t *testing.T) {
+	defer func(n int) { largeTable = n }(largeTable)
+	largeTable = 1 << 14
 	dir := t.TempDir()
 	s := newSeenSet(dir)
 	if err := s.open(0); err != nil {

@@ -29,7 +29,7 @@ func openWork(out string) (*work, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare: %w", err)
 	}
-	w := &work{folder: filepath.Join(filepath.Dir(abs), "."+filepath.Base(abs)+".prepare")}
+	w := &work{folder: workFolder(abs)}
 	if err := os.MkdirAll(w.folder, 0o777); err != nil {
 		return nil, fmt.Errorf("prepare: %w", err)
 	}
@@ -43,6 +43,11 @@ func openWork(out string) (*work, error) {
 		return nil, ui.Usagef("prepare: %s: in use: another process prepares it; wait for it or choose another name", out)
 	}
 	return w, nil
+}
+
+// workFolder is the name of the folder beside an output.
+func workFolder(out string) string {
+	return filepath.Join(filepath.Dir(out), "."+filepath.Base(out)+".prepare")
 }
 
 // close unlocks the folder, remove removes it before.

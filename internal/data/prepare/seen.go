@@ -7,6 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"unsafe"
+
+	"github.com/edsrzf/mmap-go"
 )
 
 // seenSet remembers the hashes of documents. Two different documents are taken
@@ -17,7 +20,8 @@ type seenSet struct {
 	path  string
 	file  *os.File
 	out   *bufio.Writer
-	table []uint64 // open addressing, 0 is empty
+	table []uint64  // open addressing, 0 is empty
+	mem   mmap.MMap // holds the table where it is large
 	n     int64
 }
 
@@ -41,7 +45,9 @@ func (s *seenSet) open(n int64) error {
 		if _, err := io.ReadFull(in, b[:]); err != nil {
 			return fmt.Errorf("duplicates: %s: expected %d hashes: %w", s.path, n, err)
 		}
-		s.insert(binary.LittleEndian.Uint64(b[:]))
+		if _, err := s.insert(binary.LittleEndian.Uint64(b[:])); err != nil {
+			return err
+		}
 	}
 	if err := file.Truncate(8 * n); err != nil {
 		return fmt.Errorf("duplicates: %w", err)
@@ -52,8 +58,8 @@ func (s *seenSet) open(n int64) error {
 
 // add reports whether a hash is new and remembers it.
 func (s *seenSet) add(hash uint64) (bool, error) {
-	if !s.insert(hash) {
-		return false, nil
+	if fresh, err := s.insert(hash); !fresh || err != nil {
+		return false, err
 	}
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], hash)
@@ -63,16 +69,18 @@ func (s *seenSet) add(hash uint64) (bool, error) {
 	return true, nil
 }
 
-func (s *seenSet) insert(hash uint64) bool {
+func (s *seenSet) insert(hash uint64) (fresh bool, err error) {
 	hash |= boolBit(hash == 0)
 	if 4*(s.n+1) > 3*int64(len(s.table)) {
-		s.grow()
+		if err := s.grow(); err != nil {
+			return false, err
+		}
 	}
 	if !place64(s.table, hash) {
-		return false
+		return false, nil
 	}
 	s.n++
-	return true
+	return true, nil
 }
 
 func boolBit(b bool) uint64 {
@@ -96,14 +104,51 @@ func place64(table []uint64, hash uint64) bool {
 	}
 }
 
-func (s *seenSet) grow() {
-	table := make([]uint64, 2*len(s.table))
+// grow doubles the table.
+func (s *seenSet) grow() error {
+	table, mem, err := newTable(s.path, 2*len(s.table))
+	if err != nil {
+		return fmt.Errorf("duplicates: %w", err)
+	}
 	for _, hash := range s.table {
 		if hash != 0 {
 			place64(table, hash)
 		}
 	}
-	s.table = table
+	s.unmap()
+	s.table, s.mem = table, mem
+	return nil
+}
+
+// largeTable is the number of slots from which a table lies in a mapped file,
+// whose pages the system can write out when memory is short.
+var largeTable = 1 << 23
+
+// newTable makes room for hashes; mem is to be unmapped where it is not nil.
+func newTable(path string, slots int) (table []uint64, mem mmap.MMap, err error) {
+	if slots < largeTable {
+		return make([]uint64, slots), nil, nil
+	}
+	file, err := os.Create(path + ".table")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer file.Close()
+	defer os.Remove(file.Name())
+	if err := file.Truncate(int64(8 * slots)); err != nil {
+		return nil, nil, err
+	}
+	if mem, err = mmap.Map(file, mmap.RDWR, 0); err != nil {
+		return nil, nil, err
+	}
+	return unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(mem))), slots), mem, nil
+}
+
+func (s *seenSet) unmap() {
+	if s.mem != nil {
+		s.mem.Unmap()
+		s.mem = nil
+	}
 }
 
 // save writes the hashes through to the disk and returns how many there are.
@@ -121,4 +166,5 @@ func (s *seenSet) close() {
 	if s.file != nil {
 		s.file.Close()
 	}
+	s.unmap()
 }

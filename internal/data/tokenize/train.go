@@ -34,6 +34,9 @@ func Train(ctx context.Context, o TrainOptions, s ui.Streams) error {
 	if _, err := os.Stat(o.Out); !errors.Is(err, fs.ErrNotExist) && !o.Force {
 		return ui.Usagef("tokenize train: %s exists; choose another name or pass --force to replace it", o.Out)
 	}
+	if o.Vocab < tokenizer.MinVocab || o.Vocab > tokenizer.MaxVocab {
+		return ui.Usagef("tokenize train: --vocab: expected %d to %d, found %d", tokenizer.MinVocab, tokenizer.MaxVocab, o.Vocab)
+	}
 	inputs, err := source.Find(o.Inputs, source.Options{Globs: o.Globs, TextKey: o.TextKey})
 	if err != nil {
 		return err
