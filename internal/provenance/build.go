@@ -5,10 +5,15 @@ import (
 	"runtime/debug"
 )
 
-// version is set by the linker:
+// version and commit can be set by the linker:
 //
-//	go build -ldflags "-X mlkv/internal/provenance.version=v1.2.3"
-var version = "devel"
+//	go build -ldflags "-X mlkv/internal/provenance.version=v1.2.3 -X mlkv/internal/provenance.commit=$(git rev-parse HEAD)"
+//
+// Without it the commit is what the Go toolchain stamped, if it did.
+var (
+	version = "devel"
+	commit  string
+)
 
 // Build says which program this is.
 type Build struct {
@@ -20,28 +25,30 @@ type Build struct {
 	CGO       bool   `json:"cgo"`
 }
 
-// ReadBuild reads what the Go toolchain stamped into the binary.
+// ReadBuild reads what the linker and the Go toolchain stamped into the binary.
 func ReadBuild() Build {
-	b := Build{Version: version, GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	b := Build{Version: version, Commit: commit, GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b
 	}
-	dirty := false
+	revision, dirty := "", ""
 	for _, s := range info.Settings {
 		switch s.Key {
 		case "vcs.revision":
-			b.Commit = s.Value
+			revision = s.Value
 		case "vcs.modified":
-			dirty = s.Value == "true"
+			if s.Value == "true" {
+				dirty = "-dirty"
+			}
 		case "-tags":
 			b.Tags = s.Value
 		case "CGO_ENABLED":
 			b.CGO = s.Value == "1"
 		}
 	}
-	if dirty && b.Commit != "" {
-		b.Commit += "-dirty"
+	if b.Commit == "" && revision != "" {
+		b.Commit = revision + dirty
 	}
 	return b
 }
