@@ -113,20 +113,27 @@ func (o HeadLossGrad) Run(out Array, in []Array) {
 }
 
 func headLossGrad[T blas.Float](_ HeadLossGrad, out []T, a args[T]) {
-	n, h, v := a.Shape[0][0], a.Shape[0][1], a.Shape[1][0]
+	n, h := a.Shape[0][0], a.Shape[0][1]
 	dx, dw := out[1:1+n*h], out[1+n*h:]
 	total, gradScale := 0.0, a.F[3][0]
 	logitChunks(a, func(lo int, logits blas.Matrix[T]) {
 		total += crossEntropy(logits, a.Ints[2][lo:lo+logits.Rows], &gradScale)
-		x, w := blas.Dense(logits.Rows, h, a.F[0][lo*h:]), blas.Dense(v, h, a.F[1])
-		blas.Gemm(blas.AsIs, blas.AsIs, 1, logits, w, 0, blas.Dense(logits.Rows, h, dx[lo*h:]))
-		var beta T
-		if lo > 0 {
-			beta = 1
-		}
-		blas.Gemm(blas.Transposed, blas.AsIs, 1, logits, x, beta, blas.Dense(v, h, dw))
+		projectionGrad(a, lo, logits, dx, dw)
 	})
 	out[0] = T(total)
+}
+
+// projectionGrad carries the gradient of the logits of positions from lo on
+// over to those positions' rows of dx [N, H], and adds it to dw [V, H], which
+// the first positions overwrite.
+func projectionGrad[T blas.Float](a args[T], lo int, grad blas.Matrix[T], dx, dw []T) {
+	h, v := a.Shape[0][1], a.Shape[1][0]
+	blas.Gemm(blas.AsIs, blas.AsIs, 1, grad, blas.Dense(v, h, a.F[1]), 0, blas.Dense(grad.Rows, h, dx[lo*h:]))
+	var beta T
+	if lo > 0 {
+		beta = 1
+	}
+	blas.Gemm(blas.Transposed, blas.AsIs, 1, grad, blas.Dense(grad.Rows, h, a.F[0][lo*h:]), beta, blas.Dense(v, h, dw))
 }
 
 // HeadScore is the log-likelihood of each target, and 1 where the target is the

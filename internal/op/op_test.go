@@ -77,6 +77,7 @@ func cases() []graphCase {
 			return Apply(HeadLoss{}, in[0], in[1], ints(g, "targets", targets...))
 		}},
 	}
+	list = append(list, distillCases()...)
 	for _, r := range []Rotary{{Length: 5, HeadSize: 6, Dims: 4, Base: 10}, {Length: 3, HeadSize: 2, Dims: 2, Base: 10000}, {Length: 15, HeadSize: 6, Dims: 2, Base: 100}} {
 		list = append(list, graphCase{fmt.Sprintf("rotary %+v", r), []tensor.Shape{{15, 6}}, func(g *gorgonia.ExprGraph, in []*gorgonia.Node) *gorgonia.Node {
 			return weigh(g, Apply(r, in[0]))
