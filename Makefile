@@ -16,13 +16,13 @@ include internal/engine/cuda/build.mk
 TAGS := $(CUDA_TAGS)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
-LDFLAGS := -X mlkv/internal/provenance.version=$(VERSION)
+LDFLAGS := -X mlkv/internal/provenance.version=$(VERSION) -X mlkv/internal/provenance.commit=$(COMMIT)
 GOFLAGS_ALL := -tags '$(TAGS)'
 MLKV := bin/mlkv
 
 .PHONY: build
 build: ## build bin/mlkv, with CUDA support where a C compiler exists
-	$(GO) build $(GOFLAGS_ALL) -buildvcs=auto -trimpath -ldflags '$(LDFLAGS)' -o $(MLKV) ./cmd/mlkv
+	$(GO) build $(GOFLAGS_ALL) -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(MLKV) ./cmd/mlkv
 
 .PHONY: test
 test: ## run every test that needs no GPU

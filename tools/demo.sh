@@ -13,7 +13,7 @@ step() { printf '\n== %s\n' "$*" >&2; }
 
 rm -rf "$work"
 mkdir -p "$work"
-"$mlkv" version --engines >&2
+"$mlkv" version >&2
 
 step "text: Go's source tree, packed into rows of 256 tokens"
 "$mlkv" prepare --config "$config" --tokenizer demo/base --out "$work/data" --heldout 2% "${demo_text[@]}"

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mlkv/internal/engine/device"
 	"mlkv/internal/provenance"
 )
 
@@ -13,7 +14,7 @@ func newVersionCmd(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "version",
-		Short: "Print the version, the commit and how the program was built",
+		Short: "Print the version, how the program was built and what it computes with",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			b := provenance.ReadBuild()
@@ -22,8 +23,14 @@ func newVersionCmd(a *app) *cobra.Command {
 				enc.SetIndent("", "  ")
 				return enc.Encode(b)
 			}
-			_, err := fmt.Fprintf(a.Streams.Out, "mlkv %s\ncommit    %s\ngo        %s\nplatform  %s\ntags      %s\ncgo       %t\n",
-				b.Version, orNone(b.Commit), b.GoVersion, b.Platform, orNone(b.Tags), b.CGO)
+			e, err := device.Open("cpu", 0)
+			if err != nil {
+				return err
+			}
+			defer e.Close()
+			cpu := e.Info()
+			_, err = fmt.Fprintf(a.Streams.Out, "mlkv %s\ncommit    %s\ngo        %s\nplatform  %s\ntags      %s\ncgo       %t\ncpu       %s, %d threads, %s\n",
+				b.Version, orNone(b.Commit), b.GoVersion, b.Platform, orNone(b.Tags), b.CGO, cpu.Name, cpu.Threads, cpu.Backend)
 			return err
 		},
 	}
