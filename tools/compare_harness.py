@@ -2,7 +2,7 @@
 """Scores a checkpoint with lm-evaluation-harness itself and compares every
 log-likelihood with those of mlkv.
 
-  pip install lm-eval torch transformers        # test tools, not dependencies
+  pip install "lm-eval[hf]"       # a test tool, not a dependency
   mlkv eval MODEL --data DATA --tasks sciq,piqa --limit 50 --log-samples --out OUT
   tools/compare_harness.py MODEL OUT --data DATA
 
@@ -13,6 +13,7 @@ with 1 where a prompt differs, a log-likelihood is further off than the
 tolerance, a greedy match differs beyond a tie, or a figure does.
 """
 import argparse
+import importlib.metadata
 import json
 import math
 import os
@@ -99,7 +100,7 @@ def run_harness(args, names, limit):
             model=lm, tasks=list(local), limit=limit, log_samples=True,
             task_manager=TaskManager(include_path=str(folder)),
         )
-    print(f"lm-evaluation-harness {lm_eval.__version__ if hasattr(lm_eval, '__version__') else ''}", file=sys.stderr)
+    print("lm-evaluation-harness", importlib.metadata.version("lm_eval"))
     return {n: (out["results"][t], out["samples"][t]) for t, n in local.items()}
 
 
