@@ -16,7 +16,8 @@ import (
 type Output int
 
 const (
-	// Loss is the cross-entropy summed over the targets.
+	// Loss is the objective summed over the targets: the cross-entropy, or its
+	// mixture with the divergence from a teacher.
 	Loss Output = iota
 	// Gradients are Loss and the gradient of every parameter.
 	Gradients
@@ -38,6 +39,9 @@ type Options struct {
 	Picked int
 	// DType is Float32, or Float64 in derivative checks.
 	DType tensor.Dtype
+	// Distill lets Loss and Gradients learn from a teacher, too; nil: from the
+	// targets alone.
+	Distill *Distill
 }
 
 // Graph is a model as a gorgonia graph. Inputs are bound by the engine that
@@ -56,6 +60,13 @@ type Graph struct {
 	Scores *gorgonia.Node            // [Picked, 2]
 	Logits *gorgonia.Node            // [Picked, V]
 	Grads  map[string]*gorgonia.Node // by parameter
+	// Teacher is the model that is learned from. It reads the same Tokens and
+	// has parameters of its own, but no gradients.
+	Teacher *Graph
+	// CrossEntropy and Divergence are the parts of Loss that Gradients of a
+	// distillation leave, each a scalar summed over the targets, without
+	// weights and temperature.
+	CrossEntropy, Divergence *gorgonia.Node
 	// Cache are the keys and values that incremental decoding keeps.
 	Cache []Cached
 	// Layers are the nodes of each layer's attention.
@@ -91,6 +102,11 @@ func Build(cfg model.Config, o Options) (*Graph, error) {
 	if o.DType == (tensor.Dtype{}) {
 		o.DType = tensor.Float32
 	}
+	if o.Distill != nil {
+		if err := o.Distill.validate(cfg, o.Output); err != nil {
+			return nil, err
+		}
+	}
 	g := &Graph{Config: cfg, Options: o, ExprGraph: gorgonia.NewGraph(), Params: map[string]*gorgonia.Node{}}
 	var err error
 	if caught := op.Build(func() { err = g.build() }); caught != nil {
@@ -101,19 +117,20 @@ func Build(cfg model.Config, o Options) (*Graph, error) {
 
 func (g *Graph) build() error {
 	n := g.Options.Rows * g.Options.Length
-	for _, p := range g.Config.Params() {
-		g.Params[p.Name] = gorgonia.NewTensor(g.ExprGraph, g.Options.DType, len(p.Shape),
-			gorgonia.WithShape(p.Shape...), gorgonia.WithName(p.Name))
-	}
+	g.parameters("")
 	g.Tokens = g.integers("tokens", n)
-	x := g.decoder()
-	head := g.Params[model.EmbedOut]
-	if g.Config.TiedEmbeddings {
-		head = g.Params[model.EmbedIn]
+	var learned *gorgonia.Node
+	if g.Options.Distill != nil {
+		learned = g.teach()
 	}
+	x, head := g.decoder(), g.head()
 	switch g.Options.Output {
 	case Loss, Gradients:
 		g.Targets = g.integers("targets", n)
+		if d := g.Options.Distill; d != nil {
+			g.Loss = op.Apply(d.operator(), x, head, g.Targets, learned, g.Teacher.head())
+			break
+		}
 		g.Loss = op.Apply(op.HeadLoss{}, x, head, g.Targets)
 	case Scores, Logits:
 		g.Index = g.integers("index", g.Options.Picked)
@@ -129,6 +146,22 @@ func (g *Graph) build() error {
 		return g.differentiate()
 	}
 	return nil
+}
+
+// parameters makes the model's inputs, under their names with a prefix.
+func (g *Graph) parameters(prefix string) {
+	for _, p := range g.Config.Params() {
+		g.Params[p.Name] = gorgonia.NewTensor(g.ExprGraph, g.Options.DType, len(p.Shape),
+			gorgonia.WithShape(p.Shape...), gorgonia.WithName(prefix+p.Name))
+	}
+}
+
+// head is the weight of the output projection, [V, H].
+func (g *Graph) head() *gorgonia.Node {
+	if g.Config.TiedEmbeddings {
+		return g.Params[model.EmbedIn]
+	}
+	return g.Params[model.EmbedOut]
 }
 
 func (g *Graph) integers(name string, n int) *gorgonia.Node {
@@ -152,10 +185,14 @@ func (g *Graph) differentiate() error {
 		g.Grads[p.Name] = grads[i]
 	}
 	for _, n := range g.AllNodes() {
-		if o, ok := op.Of(n); ok {
-			if _, ok := o.(op.HeadLossGrad); ok {
-				g.Loss = op.Part(n, 0)
-			}
+		o, _ := op.Of(n)
+		switch o.(type) {
+		case op.HeadLossGrad:
+			g.Loss = op.Part(n, 0)
+		case op.HeadDistillGrad:
+			g.Loss = op.Part(n, op.DistillObjective)
+			g.CrossEntropy = op.Part(n, op.DistillCrossEntropy)
+			g.Divergence = op.Part(n, op.DistillDivergence)
 		}
 	}
 	return nil
