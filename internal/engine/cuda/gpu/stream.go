@@ -31,11 +31,14 @@ func (s Stream) Synchronize() error { return wrap("cuStreamSynchronize", s.s.Syn
 func (s Stream) Wait(e Event) error { return wrap("cuStreamWaitEvent", s.s.Wait(e.e, 0)) }
 
 // Zero clears size bytes, a multiple of 4, in the stream's order.
-func (s Stream) Zero(p Ptr, size int64) error {
+func (s Stream) Zero(p Ptr, size int64) error { return s.Fill(p, 0, size) }
+
+// Fill repeats a word over size bytes, a multiple of 4, in the stream's order.
+func (s Stream) Fill(p Ptr, word uint32, size int64) error {
 	if size%4 != 0 {
-		panic(fmt.Sprintf("gpu: %d bytes to clear are no multiple of 4", size))
+		panic(fmt.Sprintf("gpu: %d bytes to fill are no multiple of 4", size))
 	}
-	return wrap("cuMemsetD32Async", cu.MemsetD32Async(p, 0, size/4, s.s))
+	return wrap("cuMemsetD32Async", cu.MemsetD32Async(p, uint(word), size/4, s.s))
 }
 
 // Copy copies size bytes on the device in the stream's order.

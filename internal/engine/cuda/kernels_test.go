@@ -1,0 +1,65 @@
+//go:build gpu && cgo && linux && (amd64 || arm64)
+
+package cuda
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"mlkv/internal/engine/cuda/gpu"
+)
+
+// TestKernelsCompile compiles every kernel file for the generations that
+// MLKV_TEST_KERNELS names ("8.0 9.0") and leaves the code in the cache. It needs
+// NVRTC but no GPU, and minutes.
+func TestKernelsCompile(t *testing.T) {
+	names := strings.Fields(os.Getenv("MLKV_TEST_KERNELS"))
+	if len(names) == 0 {
+		t.Skip("MLKV_TEST_KERNELS names no generation")
+	}
+	for _, name := range names {
+		info := gpu.Info{Driver: "13.0"}
+		if _, err := fmt.Sscanf(name, "%d.%d", &info.Major, &info.Minor); err != nil {
+			t.Fatalf("MLKV_TEST_KERNELS: %q: %v", name, err)
+		}
+		c, err := gpu.NewCompiler(info, gpu.OpenCache("kernels", nil))
+		if err != nil {
+			t.Skipf("needs NVRTC: %v", err)
+		}
+		k := newKernelSet(c)
+		var wg sync.WaitGroup
+		for _, v := range everyVariant(k) {
+			wg.Go(func() {
+				if _, err := k.image(v); err != nil {
+					t.Errorf("%s for %s: %v", v, info.Arch(), err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
+// everyVariant lists all kernel files with constants that models have.
+func everyVariant(k *kernelSet) []variant {
+	constants := map[string][]string{
+		"attention.cu": {"HEAD_SIZE=32", "HEAD_SIZE=64", "HEAD_SIZE=80", "HEAD_SIZE=128", "HEAD_SIZE=256"},
+		"layernorm.cu": {"HIDDEN=96", "HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768"},
+		"residual.cu":  {"HIDDEN=256", "HIDDEN=768"},
+		"headloss.cu":  {"VOCAB=256", "VOCAB=512", "VOCAB=50304"},
+	}
+	var list []variant
+	for file := range k.programs {
+		for _, storage := range []string{"STORAGE=16", "STORAGE=32"} {
+			if constants[file] == nil {
+				list = append(list, variant{file, storage})
+			}
+			for _, c := range constants[file] {
+				list = append(list, variant{file, storage + " " + c})
+			}
+		}
+	}
+	return append(list, variant{"attention.cu", "STORAGE=32 HEAD_SIZE=16"}) // of the goldens
+}

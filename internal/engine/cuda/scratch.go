@@ -1,0 +1,56 @@
+package cuda
+
+// chunkBytes bounds the logits that exist at a time.
+const chunkBytes = 1 << 30
+
+// chunkRows is how many rows of n the head projects at a time: equal shares of
+// at most chunkBytes of logits, and a multiple of 8.
+func chunkRows(n, vocab int, elementSize int64) int {
+	most := max(8, int(chunkBytes/(int64(vocab)*elementSize)))
+	chunks := (n + most - 1) / most
+	return min(n, ((n+chunks-1)/chunks+7)/8*8)
+}
+
+// columnParts is into how many parts of rows a sum over rows is divided: enough
+// blocks of 256 columns to fill the device eight times.
+func columnParts(rows, cols, sms int) int {
+	return max(1, min((rows+63)/64, (8*sms+(cols+255)/256-1)/((cols+255)/256)))
+}
+
+const (
+	sortBlock  = 1024 // positions that one block of the embedding's sort takes
+	embedChunk = 32   // sorted positions that one block of its sum takes
+)
+
+// needScratch gives every operation the matrices that its kernels need while
+// they run on a device with the given number of multiprocessors.
+func needScratch(p *program, s sizes, sms int) {
+	for _, o := range p.ops {
+		scratch := func(rows, cols int, e element) {
+			o.temp = append(o.temp, newMatrix("scratch", rows, cols, e))
+		}
+		switch k := o.kind.(type) {
+		case normsGrad:
+			scratch(2*sms, 5*o.in[0].cols, float)
+		case geluGrad:
+			if len(o.out) == 2 {
+				scratch(columnParts(o.in[0].rows, o.in[0].cols, sms), o.in[0].cols, float)
+			}
+		case columnSum:
+			scratch(columnParts(o.in[0].rows, o.in[0].cols, sms), o.in[0].cols, float)
+		case attentionGrad:
+			scratch(o.in[0].rows, k.Heads, float)
+		case head, score:
+			n, vocab := o.in[0].rows, o.in[1].rows
+			scratch(chunkRows(n, vocab, s.activation), vocab, activation)
+		case embeddingGrad:
+			n, chunks := o.in[0].cols, (o.in[0].cols+embedChunk-1)/embedChunk
+			for range 4 { // keys and positions after each of two passes
+				scratch(1, n, integer)
+			}
+			scratch(256, (n+sortBlock-1)/sortBlock, integer)
+			scratch(chunks, o.in[1].cols, float)
+			scratch(chunks, o.in[1].cols, float)
+		}
+	}
+}

@@ -1,0 +1,71 @@
+//go:build gpu && cgo && linux && (amd64 || arm64)
+
+package cuda
+
+import (
+	"mlkv/internal/engine"
+	"mlkv/internal/engine/cuda/gpu"
+	"mlkv/internal/graph"
+	"mlkv/internal/model"
+)
+
+// trainPlan is a trainer's programs and what they need of the device's memory.
+type trainPlan struct {
+	grads, loss          *program
+	gradArena, lossArena *arena
+	params               *params
+	weights, copies      int64 // bytes; copies 0 where products read the weights themselves
+	activations, inputs  int64
+	blocks               int64 // of the kernels that walk over all parameters
+	table                int64
+}
+
+// Sizes of kernels/tensors.cuh.
+const (
+	tensorBlock = 8192 // elements that one block takes
+	tensorSize  = 64
+	stateSize   = 64
+)
+
+func (e *Engine) planTrainer(cfg model.Config, o engine.TrainOptions) (*trainPlan, error) {
+	t := &trainPlan{}
+	cfg = pad(cfg)
+	var err error
+	if t.grads, t.gradArena, err = e.compile(cfg, graph.Options{Rows: o.Rows, Length: o.Length, Output: graph.Gradients}); err != nil {
+		return nil, err
+	}
+	if t.loss, t.lossArena, err = e.compile(cfg, graph.Options{Rows: o.Rows, Length: o.Length, Output: graph.Loss}); err != nil {
+		return nil, err
+	}
+	t.params = placeParams(cfg, t.grads.joined)
+	t.weights = int64(t.params.size) * 4
+	if e.dev.elem != gpu.Float32 {
+		t.copies = int64(t.params.size) * e.dev.elem.Size()
+	}
+	t.activations = max(t.gradArena.size, t.lossArena.size)
+	// Tokens and targets, in place and twice on their way.
+	t.inputs = 3 * 2 * roundUp(int64(o.Rows)*int64(o.Length)*4)
+	for _, p := range t.params.list {
+		t.blocks += (int64(p.Size()) + tensorBlock - 1) / tensorBlock
+	}
+	t.table = roundUp(int64(len(t.params.list))*tensorSize) + roundUp(t.blocks*8) + 3*roundUp(stateSize)
+	return t, nil
+}
+
+func roundUp(n int64) int64 { return (n + alignment - 1) / alignment * alignment }
+
+func (t *trainPlan) memory() engine.Memory {
+	return engine.Memory{
+		Weights: t.weights + t.copies, Gradients: t.weights, Optimizer: 2 * t.weights,
+		Activations: t.activations, Workspace: gpu.WorkspaceSize + t.inputs + t.table,
+	}
+}
+
+// PlanTrainer implements engine.Engine.
+func (e *Engine) PlanTrainer(cfg model.Config, o engine.TrainOptions) (engine.Memory, error) {
+	t, err := e.planTrainer(cfg, o)
+	if err != nil {
+		return engine.Memory{}, err
+	}
+	return t.memory(), nil
+}
