@@ -23,7 +23,7 @@ const int PRODUCERS = 128;
 #define FORWARD_STAGES (HEAD_SIZE <= 64 ? 3 : 2)
 #endif
 #ifndef FORWARD_TURNS
-#define FORWARD_TURNS 0
+#define FORWARD_TURNS 1
 #endif
 // dq: query rows = 64 * warpgroups.
 #ifndef QUERY_WARPGROUPS
@@ -35,22 +35,26 @@ const int PRODUCERS = 128;
 #ifndef QUERY_STAGES
 #define QUERY_STAGES (HEAD_SIZE <= 64 ? 3 : 2)
 #endif
-// dk and dv: key rows = 64 * warpgroups.
+#ifndef QUERY_TURNS
+#define QUERY_TURNS 0
+#endif
+// dk and dv: key rows = 64 * warpgroups. KEY_WAIT ends a tile's products before the
+// next tile's start, where registers do not suffice for both.
+#ifndef KEY_TURNS
+#define KEY_TURNS 0
+#endif
 #ifndef KEY_WARPGROUPS
 #define KEY_WARPGROUPS 2
 #endif
 #ifndef KEY_QUERIES
-#define KEY_QUERIES (HEAD_SIZE <= 128 ? 64 : 32)
+#define KEY_QUERIES (HEAD_SIZE <= 64 ? 128 : HEAD_SIZE <= 128 ? 64 : 32)
 #endif
 #ifndef KEY_STAGES
-#define KEY_STAGES (HEAD_SIZE <= 64 ? 4 : 2)
+#define KEY_STAGES (HEAD_SIZE <= 64 ? 3 : 2)
 #endif
 
-#ifndef KEY_FRAGMENTS
-#define KEY_FRAGMENTS 0
-#endif
 #ifndef KEY_WAIT
-#define KEY_WAIT (HEAD_SIZE > 80)
+#define KEY_WAIT (HEAD_SIZE != 80)
 #endif
 
 template <int WARPGROUPS> struct Registers;
@@ -68,11 +72,6 @@ template <int N> __device__ __forceinline__ void pack_operand(uint32 (&a)[N / 2]
 template <int A_ROWS, int B_ROWS, int R> __device__ __forceinline__ void product_ss(float (&d)[R], uint32 a, uint32 b) {
 #pragma unroll
   for (int k = 0; k < D / 16; k++) wgmma_ss<0>(d, k_major<A_ROWS>(a, k), k_major<B_ROWS>(b, k), k > 0);
-}
-// product_rs: the same with A in registers.
-template <int B_ROWS, int R> __device__ __forceinline__ void product_rs(float (&d)[R], const uint32 *a, uint32 b) {
-#pragma unroll
-  for (int k = 0; k < D / 16; k++) wgmma_rs<0>(d, a + 4 * k, k_major<B_ROWS>(b, k), k > 0);
 }
 // accumulate: d (64 x D) += A (64 x K, registers) times rows of tile b.
 template <int K, int R> __device__ __forceinline__ void accumulate(float (&d)[R], const uint32 (&a)[K / 4], uint32 b) {
@@ -97,6 +96,20 @@ template <int ROWS> __device__ __forceinline__ void store_rows(bf16 *to, int str
   __syncwarp();
 }
 
+// Turns order the warpgroups' products, so that one multiplies while the others
+// work on their elements.
+template <int WARPGROUPS, bool ON> struct Turns {
+  static __device__ __forceinline__ void take(int w) {
+    if (ON) asm volatile("bar.sync %0, 256;" ::"r"(4 + w) : "memory");
+  }
+  static __device__ __forceinline__ void pass(int w) {
+    if (ON) asm volatile("bar.arrive %0, 256;" ::"r"(4 + (w + 1 == WARPGROUPS ? 0 : w + 1)) : "memory");
+  }
+  static __device__ __forceinline__ void start(int w) {
+    if (w == WARPGROUPS - 1) pass(w);
+  }
+};
+
 // ---- forward ----
 
 struct Forward {
@@ -108,23 +121,11 @@ struct Forward {
   static const int SHARED = 1024 + Q_STAGES * Q_BYTES + 2 * STAGES * KV_BYTES + 256;
 };
 
-// Warpgroups take turns in issuing products, so that one multiplies while the
-// others take the softmax.
-__device__ __forceinline__ void take_turn(int w) {
-#if FORWARD_TURNS
-  asm volatile("bar.sync %0, 256;" ::"r"(4 + w) : "memory");
-#endif
-}
-__device__ __forceinline__ void pass_turn(int w) {
-#if FORWARD_TURNS
-  asm volatile("bar.arrive %0, 256;" ::"r"(4 + (w + 1 == Forward::WARPGROUPS ? 0 : w + 1)) : "memory");
-#endif
-}
-
 extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
     attention_forward(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse, int batch, int length, int heads, int kv_heads, int q_stride, int k_stride,
                       int v_stride, int out_stride, float scale) {
   typedef Forward F;
+  typedef Turns<F::WARPGROUPS, FORWARD_TURNS> Turn;
   const int ROWS = F::ROWS, KEYS = F::KEYS, STAGES = F::STAGES, QS = F::Q_STAGES;
   char *shared = aligned_shared();
   char *q_tiles = shared, *k_tiles = q_tiles + QS * F::Q_BYTES, *v_tiles = k_tiles + STAGES * F::KV_BYTES;
@@ -179,9 +180,7 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
   float s[KEYS / 2], o[D / 2];
   uint32 p[KEYS / 4];
 
-#if FORWARD_TURNS
-  if (w == F::WARPGROUPS - 1) pass_turn(w);
-#endif
+  Turn::start(w);
   for (int i = 0; schedule.get(i, rank, pair); i++) {
     if (rank < 0) continue;
     const int first = (schedule.rows - 1 - rank) * ROWS, r0 = first + 64 * w;
@@ -197,8 +196,8 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
       barrier_wait(v_full + vr.stage, vr.parity);
       if (lane == 0) barrier_arrive(v_empty + vr.stage);
       kr.next(), vr.next();
-      take_turn(w);
-      pass_turn(w);
+      Turn::take(w);
+      Turn::pass(w);
     }
     if (own > 0) {
       float top[2] = {-INFINITE, -INFINITE}, sum[2] = {0, 0}, shrink[2];
@@ -240,11 +239,11 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
 
       barrier_wait(k_full + kr.stage, kr.parity);
       fence_async_proxy();
-      take_turn(w);
+      Turn::take(w);
       wgmma_begin();
       product_ss<ROWS, KEYS>(s, q_rows, shared_address(k_tiles + kr.stage * F::KV_BYTES));
       wgmma_commit();
-      pass_turn(w);
+      Turn::pass(w);
       wgmma_wait<0>();
       hold(s);
       if (lane == 0) barrier_arrive(k_empty + kr.stage);
@@ -256,7 +255,7 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
         barrier_wait(v_full + vr.stage, vr.parity);
         barrier_wait(k_full + kr.stage, kr.parity);
         fence_async_proxy();
-        take_turn(w);
+        Turn::take(w);
         hold(s);
         wgmma_begin();
         product_ss<ROWS, KEYS>(s, q_rows, shared_address(k_tiles + kr.stage * F::KV_BYTES));
@@ -265,7 +264,7 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
         wgmma_begin();
         accumulate<KEYS>(o, p, shared_address(v_tiles + vr.stage * F::KV_BYTES));
         wgmma_commit();
-        pass_turn(w);
+        Turn::pass(w);
         wgmma_wait<1>();
         hold(s);
         if (lane == 0) barrier_arrive(k_empty + kr.stage);
@@ -320,6 +319,7 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
     attention_backward_query(const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *out, const bf16 *dout, const float *lse, float *delta, bf16 *dq, int batch, int length,
                              int heads, int kv_heads, int q_stride, int k_stride, int v_stride, int out_stride, int dout_stride, int dq_stride, float scale) {
   typedef Query F;
+  typedef Turns<F::WARPGROUPS, QUERY_TURNS> Turn;
   const int ROWS = F::ROWS, KEYS = F::KEYS, STAGES = F::STAGES, QS = F::Q_STAGES;
   char *shared = aligned_shared();
   char *q_tiles = shared, *g_tiles = q_tiles + QS * F::Q_BYTES;
@@ -376,6 +376,7 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
   float s[KEYS / 2], dp[KEYS / 2], acc[D / 2];
   uint32 ds[KEYS / 4];
 
+  Turn::start(w);
   for (int i = 0; schedule.get(i, rank, pair); i++) {
     if (rank < 0) continue;
     const int first = (schedule.rows - 1 - rank) * ROWS, r0 = first + 64 * w;
@@ -402,6 +403,8 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
       barrier_wait(v_full + vr.stage, vr.parity);
       if (lane == 0) barrier_arrive(v_empty + vr.stage);
       kr.next(), vr.next();
+      Turn::take(w);
+      Turn::pass(w);
     }
     if (own > 0) {
 #pragma unroll
@@ -412,6 +415,7 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
         barrier_wait(k_full + kr.stage, kr.parity);
         barrier_wait(v_full + vr.stage, vr.parity);
         fence_async_proxy();
+        Turn::take(w);
         hold(s);
         wgmma_begin();
         product_ss<ROWS, KEYS>(s, q_rows, k_tile);
@@ -420,6 +424,7 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
         wgmma_begin();
         product_ss<ROWS, KEYS>(dp, g_rows, shared_address(v_tiles + vr.stage * F::KV_BYTES));
         wgmma_commit();
+        Turn::pass(w);
         wgmma_wait<1>();
         hold(s), hold(acc);
         if (last >= 0 && lane == 0) barrier_arrive(k_empty + last);
@@ -464,7 +469,6 @@ struct Key {
   static const int WARPGROUPS = KEY_WARPGROUPS, QUERIES = KEY_QUERIES, STAGES = KEY_STAGES;
   static const int ROWS = 64 * WARPGROUPS;
   static const int KV_STAGES = HEAD_SIZE <= 64 ? 2 : 1;
-  static const bool FRAGMENTS = KEY_FRAGMENTS;  // keys and values fit in registers
   static const bool SPLIT = HEAD_SIZE > 128;      // dk and dv by different blocks
   static const int KV_BYTES = tile_bytes<ROWS, D>(), Q_BYTES = tile_bytes<QUERIES, D>();
   static const int SHARED = 1024 + 2 * KV_STAGES * KV_BYTES + STAGES * (2 * Q_BYTES + 8 * QUERIES) + 256;
@@ -483,6 +487,7 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
                                                                                 char *g_tiles, float *rows, Barrier *kv_full, Barrier *kv_empty, Barrier *full, Barrier *empty,
                                                                                 int w) {
   typedef Key F;
+  typedef Turns<F::WARPGROUPS, KEY_TURNS> Turn;
   const int ROWS = F::ROWS, QUERIES = F::QUERIES, STAGES = F::STAGES;
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const int length = a.length, group = a.heads / a.kv_heads;
@@ -492,8 +497,8 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
   int rank, pair;
   float s[QUERIES / 2], dp[WANT_K ? QUERIES / 2 : 1], dk[WANT_K ? D / 2 : 1], dv[WANT_V ? D / 2 : 1];
   uint32 p[QUERIES / 4], ds[WANT_K ? QUERIES / 4 : 1];
-  uint32 kf[F::FRAGMENTS ? D / 4 : 1], vf[F::FRAGMENTS ? D / 4 : 1];
 
+  Turn::start(w);
   for (int i = 0; schedule.get(i, rank, pair); i++) {
     if (rank < 0) continue;
     const int first = rank * ROWS, c0 = first + 64 * w;
@@ -525,34 +530,26 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
           }
           if (lane == 0) barrier_arrive(empty + ring.stage);
           ring.next();
+          Turn::take(w);
+          Turn::pass(w);
           continue;
         }
         const uint32 q_tile = shared_address(q_tiles + ring.stage * F::Q_BYTES), g_tile = shared_address(g_tiles + ring.stage * F::Q_BYTES);
         const float *l = rows + ring.stage * 2 * QUERIES, *dl = l + QUERIES;
-        if constexpr (F::FRAGMENTS) {
-#pragma unroll
-          for (int k = 0; k < D / 16; k++) {
-            load_fragment<ROWS>(*(uint32(*)[4])(kf + 4 * k), shared_address(k_tile), 64 * w + 16 * warp, k, lane);
-            load_fragment<ROWS>(*(uint32(*)[4])(vf + 4 * k), shared_address(v_tile), 64 * w + 16 * warp, k, lane);
-          }
-        }
         fence_async_proxy();
+        Turn::take(w);
         hold(s);
         wgmma_begin();
-        if constexpr (F::FRAGMENTS)
-          product_rs<QUERIES>(s, kf, q_tile);
-        else
-          product_ss<ROWS, QUERIES>(s, k_rows, q_tile);
+        product_ss<ROWS, QUERIES>(s, k_rows, q_tile);
         wgmma_commit();
         if constexpr (WANT_K) {
           hold(dp);
-          if constexpr (F::FRAGMENTS)
-            product_rs<QUERIES>(dp, vf, g_tile);
-          else
-            product_ss<ROWS, QUERIES>(dp, v_rows, g_tile);
+          product_ss<ROWS, QUERIES>(dp, v_rows, g_tile);
           wgmma_commit();
+          Turn::pass(w);
           wgmma_wait<1>();
         } else {
+          Turn::pass(w);
           wgmma_wait<0>();
         }
         hold(s);

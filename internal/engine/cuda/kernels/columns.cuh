@@ -20,19 +20,17 @@ __device__ __forceinline__ void put_part(float (&sum)[8], float *parts, int colu
   if (column < columns) parts[(long long)blockIdx.y * columns + column] = s;
 }
 
-// add_parts: sum[c] += the parts of column c. Grid: ceil(columns / 32) blocks of (32, 8).
+// add_parts: sum[c] += the parts of column c. Grid: ceil(columns / 32) blocks of (32, 32).
 __device__ __forceinline__ void add_parts(const float *parts, float *sum, int count, int columns, int stride) {
-  __shared__ float shared[8][33];
+  __shared__ float shared[32][33];
   const int c = blockIdx.x * 32 + threadIdx.x;
   float s = 0;
   if (c < columns)
-    for (int i = threadIdx.y; i < count; i += 8) s += parts[(long long)i * stride + c];
+#pragma unroll 4
+    for (int i = threadIdx.y; i < count; i += 32) s += parts[(long long)i * stride + c];
   shared[threadIdx.y][threadIdx.x] = s;
   __syncthreads();
-  if (threadIdx.y == 0 && c < columns) {
-    float t = 0;
-#pragma unroll
-    for (int w = 0; w < 8; w++) t += shared[w][threadIdx.x];
-    sum[c] += t;
-  }
+  s = warp_sum(shared[threadIdx.x][threadIdx.y]);
+  const int column = blockIdx.x * 32 + threadIdx.y;
+  if (threadIdx.x == 0 && column < columns) sum[column] += s;
 }

@@ -39,11 +39,7 @@ template <int STAGES> struct Ring {
   }
 };
 
-#ifdef NO_FENCE
-__device__ __forceinline__ void fence_async_proxy() {}
-#else
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-#endif
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }

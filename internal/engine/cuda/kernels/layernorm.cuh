@@ -9,12 +9,12 @@
 #error "HIDDEN is the number of columns"
 #endif
 
-const int BLOCK_WARPS = 8;
 const int FORWARD_ROW_WARPS = HIDDEN <= 1024 ? 1 : HIDDEN <= 2048 ? 2 : HIDDEN <= 4096 ? 4 : 8;
-const int BACKWARD_ROW_WARPS = HIDDEN <= 512 ? 1 : HIDDEN <= 1024 ? 2 : HIDDEN <= 3072 ? 4 : 8;
+const int BACKWARD_ROW_WARPS = div_up(HIDDEN, 256);
 
 template <int W> struct Lines {
-  static const int GROUPS = BLOCK_WARPS / W;
+  static const int GROUPS = W >= 8 ? 1 : 8 / W;  // rows of a block
+  static const int THREADS = 32 * W * GROUPS;
   static const int P = div_up(HIDDEN / 8, 32 * W);
   static const bool FULL = HIDDEN / 8 % (32 * W) == 0;
   int group, lane;  // lane within the row
@@ -22,18 +22,17 @@ template <int W> struct Lines {
   __device__ __forceinline__ Lines() : group(threadIdx.x / (32 * W)), lane(threadIdx.x % (32 * W)), turn(0) {}
   __device__ __forceinline__ int column(int p) const { return (p * 32 * W + lane) * 8; }
   __device__ __forceinline__ bool has(int p) const { return FULL || column(p) < HIDDEN; }
-  // sum adds two values over the row's threads, in a fixed order. All threads of
-  // the block take part.
+  // sum adds two values over the row's threads, in a fixed order.
   __device__ __forceinline__ void sum(float &a, float &b) {
     a = warp_sum(a), b = warp_sum(b);
     if (W > 1) {
-      __shared__ float2 values[2][BLOCK_WARPS];
+      __shared__ float2 values[2][W * GROUPS];
       if (threadIdx.x % 32 == 0) values[turn][threadIdx.x / 32] = make_float2(a, b);
-      __syncthreads();
+      asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "r"(32 * W) : "memory");
       a = b = 0;
 #pragma unroll
       for (int w = 0; w < W; w++) {
-        float2 v = values[turn][group * W + w];
+        const float2 v = values[turn][group * W + w];
         a += v.x, b += v.y;
       }
       turn ^= 1;

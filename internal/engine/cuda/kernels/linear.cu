@@ -22,8 +22,8 @@ extern "C" __global__ void __launch_bounds__(256) bias_gradient_parts(const elem
 }
 
 // bias_gradient_add: gradient[c] += sum of parts [count, columns].
-// Grid: ceil(columns / 32) blocks of (32, 8).
-extern "C" __global__ void __launch_bounds__(256) bias_gradient_add(const float *parts, float *gradient, int count, int columns) {
+// Grid: ceil(columns / 32) blocks of (32, 32).
+extern "C" __global__ void __launch_bounds__(1024) bias_gradient_add(const float *parts, float *gradient, int count, int columns) {
   add_parts(parts, gradient, count, columns, columns);
 }
 

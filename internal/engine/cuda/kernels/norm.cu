@@ -37,6 +37,7 @@ extern "C" __global__ void __launch_bounds__(256) gradient_squares(const Tensor 
 extern "C" __global__ void __launch_bounds__(1024) gradient_factor(const double *parts, int count, State *state) {
   __shared__ double sums[32];
   double d = 0;
+#pragma unroll 8
   for (int i = threadIdx.x; i < count; i += 1024) d += parts[i];
 #pragma unroll
   for (int k = 16; k > 0; k >>= 1) d += __shfl_xor_sync(~0u, d, k);

@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(256) residual_forward(const element
 }
 
 // residual_layernorm_forward: the same, and the next layer's norms of out as
-// layernorm_forward computes them. Grid: ceil(rows / residual_rows) blocks of 256.
+// layernorm_forward computes them. Grid: ceil(rows / layernorm_launch[0]) blocks of 256.
 extern "C" __global__ void __launch_bounds__(256) residual_layernorm_forward(const element *x, const element *a, const element *m, const float *bias_a, const float *bias_m,
                                                                               element *out, const float *gain1, const float *bias1, element *y1, const float *gain2,
                                                                               const float *bias2, element *y2, float *mean, float *rstd, int rows, float eps) {
@@ -53,4 +53,4 @@ extern "C" __global__ void __launch_bounds__(256) residual_layernorm_forward(con
   normalize_row<FORWARD_ROW_WARPS, L::P>(lines, v, row, exists, gain1, bias1, y1, gain2, bias2, y2, mean, rstd, eps);
 }
 
-extern "C" __constant__ const int residual_rows = BLOCK_WARPS / FORWARD_ROW_WARPS;
+extern "C" __constant__ const int layernorm_launch[3] = {Lines<FORWARD_ROW_WARPS>::GROUPS, Lines<FORWARD_ROW_WARPS>::THREADS, Lines<BACKWARD_ROW_WARPS>::THREADS};

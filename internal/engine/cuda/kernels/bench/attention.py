@@ -73,7 +73,7 @@ def check(report, a, batch, length, heads, kv):
     report.check("attention_backward delta", tag, error(delta, (out.double() * dout.double()).reshape(batch, length, heads, d).sum(-1).transpose(1, 2).reshape(-1, length)), 1e-5)
     a.key(q, k, v, dout, lse, delta, dk, dv, (None, None), WRITE, *size)
     # The gradient of scores loses digits by cancellation where a row sees few keys.
-    small = 2e-2 if dt == torch.bfloat16 else 1e-4
+    small = 2e-2 if dt == torch.bfloat16 else 1e-4 if length > 1 else 2e-3
     floor = ref[4].norm() * 1e-3
     for name, x, r in (("dq", dq, ref[2]), ("dk", dk, ref[3]), ("dv", dv, ref[4])):
         e = ((x.double() - r).norm() / torch.maximum(r.norm(), floor)).item()
@@ -200,6 +200,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--sizes", default="64,32,80,128,256")
     p.add_argument("--storage", type=int, default=16)
+    p.add_argument("--define", action="append", default=[])
     p.add_argument("--check", action="store_true")
     p.add_argument("--time", action="store_true")
     p.add_argument("--shapes", action="store_true", help="time sharing ratios and head sizes")
@@ -211,7 +212,7 @@ def main():
         report = Report()
         for d in sizes:
             try:
-                kernels = Attention(d, a.storage)
+                kernels = Attention(d, a.storage, a.define)
                 for s in shapes():
                     check(report, kernels, *s)
                 check_repeat(report, kernels)

@@ -91,6 +91,19 @@ def median_ms(f, repeat=15, warm=3):
     return times[len(times) // 2]
 
 
+def graph_ms(f, calls=5, repeat=9):
+    """The same for kernels too short to be launched one by one: calls in a CUDA graph."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        f()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            f()
+    return median_ms(graph.replay, repeat, 1) / calls
+
+
 class Report:
     """Collects checks; prints failures at once and a summary for each kernel."""
 

@@ -4,7 +4,7 @@ import argparse, math, struct
 import torch
 import torch.nn.functional as F
 
-from device import Module, Report, error, long, median_ms, poison
+from device import Module, Report, error, graph_ms as median_ms, long, poison
 
 
 def up(a, b):
@@ -21,7 +21,7 @@ class Kernels:
         if hidden:
             self.hidden = hidden
             self.layernorm, self.residual = Module("layernorm.cu", s, f"HIDDEN={hidden}"), Module("residual.cu", s, f"HIDDEN={hidden}")
-            self.rows = self.layernorm.constant("layernorm_rows", 1)[0]
+            self.rows, _, self.threads = self.layernorm.constant("layernorm_launch", 3)
         if vocab:
             self.vocab, self.headloss = vocab, Module("headloss.cu", s, f"VOCAB={vocab}")
 
@@ -90,7 +90,7 @@ def check_linear(r, k):
         parts, start = poison(16, columns, dtype=torch.float32), floats(columns)
         g = start.clone()
         k.linear.launch("bias_gradient_parts", (up(columns, 256), 16, 1), (32, 8), 0, x, parts, rows, columns, stride)
-        k.linear.launch("bias_gradient_add", up(columns, 32), (32, 8), 0, parts, g, 16, columns)
+        k.linear.launch("bias_gradient_add", up(columns, 32), (32, 32), 0, parts, g, 16, columns)
         r.check("bias_gradient", tag, error(g, start.double() + x[:, :columns].double().sum(0)), 1e-5)
         y, b = x.clone(), floats(columns)
         k.linear.launch("bias_add", up(rows * columns // 8, 256), 256, 0, y, b, rows, columns, stride)
@@ -111,7 +111,7 @@ def check_gelu(r, k):
         k.gelu.launch("gelu_backward", (up(columns, 256), 8, 1), (32, 8), 0, dy, u, bias, du, parts, rows, columns)
         r.check("gelu_backward", tag, error(du, grad), k.tol)
         g = start.clone()
-        k.linear.launch("bias_gradient_add", up(columns, 32), (32, 8), 0, parts, g, 8, columns)
+        k.linear.launch("bias_gradient_add", up(columns, 32), (32, 32), 0, parts, g, 8, columns)
         r.check("gelu_backward bias", tag, error(g, start.double() + grad.sum(0)), 1e-5)
 
 
@@ -167,12 +167,12 @@ def check_layernorm(r, k):
             parts, dx = poison(blocks, 5, h, dtype=torch.float32), poison(rows, h, dtype=k.dtype)
             tail = (dres if residual else None, dx, parts, rows)
             if two:
-                k.layernorm.launch("layernorm_backward_two", blocks, 256, 0, x, mean_x, rstd_x, dy1, g1, dy2, g2, *tail)
+                k.layernorm.launch("layernorm_backward_two", blocks, k.threads, 0, x, mean_x, rstd_x, dy1, g1, dy2, g2, *tail)
             else:
-                k.layernorm.launch("layernorm_backward", blocks, 256, 0, x, mean_x, rstd_x, dy1, g1, *tail)
+                k.layernorm.launch("layernorm_backward", blocks, k.threads, 0, x, mean_x, rstd_x, dy1, g1, *tail)
             start = [floats(h) for _ in range(6)]
             got = [s.clone() for s in start]
-            k.layernorm.launch("layernorm_backward_add", (up(h, 32), 6, 1), (32, 8), 0, parts, blocks, got[0], got[1], got[2] if two else None, got[3] if two else None,
+            k.layernorm.launch("layernorm_backward_add", (up(h, 32), 6, 1), (32, 32), 0, parts, blocks, got[0], got[1], got[2] if two else None, got[3] if two else None,
                                got[4] if residual else None, got[5] if residual else None)
             outs, grads, wrt = ((n1, n2), (dy1.double(), dy2.double()), [xd] + p) if two else ((n1,), (dy1.double(),), [xd] + p[:2])
             ref = torch.autograd.grad(outs, wrt, grads, retain_graph=True)
@@ -315,12 +315,12 @@ def times():
     show("layernorm_forward two", median_ms(lambda: k.layernorm.launch("layernorm_forward", grid, 256, 0, out, g[0], g[1], y1, g[2], g[3], y2, mean, rstd, n, 1e-5)), 3 * n * h * e)
     show("residual_layernorm two", median_ms(lambda: k.residual.launch("residual_layernorm_forward", grid, 256, 0, out, a, m, g[4], g[5], out, g[0], g[1], y1, g[2], g[3], y2, mean, rstd, n,
                                                                        1e-5)), 6 * n * h * e)
-    for blocks in (132, 264, 528):
+    for blocks in (264, 396, 528):
         parts, dx = torch.empty(blocks, 5, h, device="cuda"), torch.empty_like(out)
-        show(f"layernorm_backward_two {blocks}", median_ms(lambda: k.layernorm.launch("layernorm_backward_two", blocks, 256, 0, out, mean, rstd, y1, g[0], y2, g[1], a, dx, parts, n)),
+        show(f"layernorm_backward_two {blocks}", median_ms(lambda: k.layernorm.launch("layernorm_backward_two", blocks, k.threads, 0, out, mean, rstd, y1, g[0], y2, g[1], a, dx, parts, n)),
              5 * n * h * e)
-    show("layernorm_backward 264", median_ms(lambda: k.layernorm.launch("layernorm_backward", 264, 256, 0, out, mean, rstd, y1, g[0], a, dx, parts, n)), 4 * n * h * e)
-    show("layernorm_backward_add", median_ms(lambda: k.layernorm.launch("layernorm_backward_add", (up(h, 32), 6, 1), (32, 8), 0, parts, 264, *g)), 264 * 6 * h * 4)
+    show("layernorm_backward 264", median_ms(lambda: k.layernorm.launch("layernorm_backward", 264, k.threads, 0, out, mean, rstd, y1, g[0], a, dx, parts, n)), 4 * n * h * e)
+    show("layernorm_backward_add", median_ms(lambda: k.layernorm.launch("layernorm_backward_add", (up(h, 32), 6, 1), (32, 32), 0, parts, 264, *g)), 264 * 6 * h * 4)
     u, dy = k.random(n, f), k.random(n, f)
     bias = floats(f)
     show("gelu_forward", median_ms(lambda: k.gelu.launch("gelu_forward", up(n * f // 8, 256), 256, 0, u, bias, dy, n, f)), 2 * n * f * e)
