@@ -88,13 +88,36 @@ type AdamW struct {
 type TrainOptions struct {
 	Rows, Length int // of every micro-batch
 	Optimizer    AdamW
+	// Distill names a teacher to learn from beside the targets; nil for none.
+	// An engine that cannot learn from one refuses it.
+	Distill *Distill
+}
+
+// Distill makes the loss of a position with a target
+//
+//	(1-Weight) * cross-entropy + Weight * Temperature^2 * KL(teacher || model)
+//
+// where both distributions of the divergence are taken at Temperature
+// (arXiv 1503.02531).
+type Distill struct {
+	Weight      float64 // 0 to 1
+	Temperature float64 // more than 0
+	Teacher     model.Config
+	// Weights are the teacher's, valid until the trainer is closed; planning
+	// does not read them.
+	Weights Weights
 }
 
 // Step is what one optimizer step did.
 type Step struct {
-	Loss     float64 // mean over the step's counted positions, before the update
+	Loss     float64 // mean of the objective over the step's counted positions, before the update
 	GradNorm float64 // global norm before clipping
 	Tokens   int     // counted positions
+
+	// CrossEntropy is the plain part of Loss, and Loss itself without a
+	// teacher; Divergence is the mean KL(teacher || model) at the temperature,
+	// without weight and temperature, 0 without a teacher.
+	CrossEntropy, Divergence float64
 }
 
 // Slot names one of the arrays that a trainer keeps for each parameter.
@@ -122,8 +145,8 @@ type Trainer interface {
 	Update(ctx context.Context, lr float64) (Step, error)
 	// Discard clears the accumulators without an update.
 	Discard()
-	// Loss sums the loss of a batch without touching gradients, and counts
-	// its positions. The batch has the shape of TrainOptions. It must not be
+	// Loss sums the cross-entropy of a batch, whether there is a teacher or
+	// not, without touching gradients, and counts its positions. The batch has the shape of TrainOptions. It must not be
 	// called between Accumulate and Update or Discard.
 	Loss(ctx context.Context, b Batch) (sum float64, counted int, err error)
 
@@ -142,11 +165,13 @@ type Trainer interface {
 // Memory is what a trainer or scorer holds on its device, in bytes.
 type Memory struct {
 	Weights, Gradients, Optimizer, Activations, Workspace int64
+	// Teacher are the weights of TrainOptions.Distill.
+	Teacher int64
 }
 
 // Total is the sum of all parts.
 func (m Memory) Total() int64 {
-	return m.Weights + m.Gradients + m.Optimizer + m.Activations + m.Workspace
+	return m.Weights + m.Gradients + m.Optimizer + m.Activations + m.Workspace + m.Teacher
 }
 
 // Request is one sequence to score: the log-likelihood of its tokens from

@@ -149,8 +149,8 @@ func checkReference(t *testing.T, cfg model.Config, w engine.Weights, ref refere
 	if err := trainer.Accumulate(context.Background(), b); err != nil {
 		t.Fatal(err)
 	}
-	if d := math.Abs(trainer.lossSum - sum); !(d <= 1e-5*sum) {
-		t.Errorf("loss with gradients: %g, without %g", trainer.lossSum, sum)
+	if d := math.Abs(trainer.sums.objective - sum); !(d <= 1e-5*sum) {
+		t.Errorf("loss with gradients: %g, without %g", trainer.sums.objective, sum)
 	}
 	grads := weightsOf{}
 	for _, p := range cfg.Params() {

@@ -23,13 +23,18 @@ type trainer struct {
 	grads  *program
 	loss   *program
 	arena  []float32
+	// teacher are the weights that TrainOptions.Distill names, nil for none.
+	teacher map[string][]float32
 
 	steps       int
 	accumulated map[string][]float32 // nil until a step has two micro-batches
 	passes      int                  // micro-batches since the last update
-	lossSum     float64
+	sums        lossSums
 	counted     int
 }
+
+// lossSums are the losses of a step, summed over its positions.
+type lossSums struct{ objective, crossEntropy, divergence float64 }
 
 // Trainer implements engine.Engine.
 func (e *Engine) Trainer(cfg model.Config, w engine.Weights, o engine.TrainOptions) (engine.Trainer, error) {
@@ -40,7 +45,12 @@ func (e *Engine) Trainer(cfg model.Config, w engine.Weights, o engine.TrainOptio
 	t := &trainer{cfg: cfg, o: o, params: cfg.Params(), slots: map[engine.Slot]map[string][]float32{
 		engine.SlotWeight: weights, engine.SlotFirst: zeros(cfg), engine.SlotSecond: zeros(cfg),
 	}}
-	if t.grads, err = compileGradients(cfg, o, weights); err != nil {
+	if o.Distill != nil {
+		if t.teacher, err = load(o.Distill.Teacher, o.Distill.Weights, false); err != nil {
+			return nil, fmt.Errorf("teacher: %w", err)
+		}
+	}
+	if t.grads, err = compileGradients(cfg, o, weights, t.teacher); err != nil {
 		return nil, err
 	}
 	if t.loss, err = compileLoss(cfg, o.Rows, o.Length, weights); err != nil {
@@ -60,16 +70,31 @@ func zeros(cfg model.Config) map[string][]float32 {
 
 func nodes(n ...*gorgonia.Node) []*gorgonia.Node { return n }
 
-func compileGradients(cfg model.Config, o engine.TrainOptions, params map[string][]float32) (*program, error) {
-	g, err := graph.Build(cfg, graph.Options{Rows: o.Rows, Length: o.Length, Output: graph.Gradients})
+// compileGradients is the program of a micro-batch's losses and gradients.
+func compileGradients(cfg model.Config, o engine.TrainOptions, params, teacher map[string][]float32) (*program, error) {
+	shape := graph.Options{Rows: o.Rows, Length: o.Length, Output: graph.Gradients}
+	if d := o.Distill; d != nil {
+		shape.Distill = &graph.Distill{Teacher: d.Teacher, Weight: d.Weight, Temperature: d.Temperature}
+	}
+	g, err := graph.Build(cfg, shape)
 	if err != nil {
 		return nil, err
 	}
 	results := nodes(g.Loss)
+	if g.Teacher != nil {
+		results = append(results, g.CrossEntropy, g.Divergence)
+	}
 	for _, p := range cfg.Params() {
 		results = append(results, g.Grads[p.Name])
 	}
-	return compile(g, params, results)
+	prog, err := compile(g, params, results)
+	if err != nil || g.Teacher == nil {
+		return prog, err
+	}
+	for name, n := range g.Teacher.Params {
+		prog.inputs[n] = op.Array{F32: teacher[name]}
+	}
+	return prog, nil
 }
 
 func (t *trainer) check(b engine.Batch) error {
@@ -97,9 +122,22 @@ func (t *trainer) Accumulate(_ context.Context, b engine.Batch) error {
 	t.grads.bind(t.grads.Targets, b.Targets)
 	t.grads.run(t.arena, nil)
 	t.passes++
-	t.lossSum += float64(t.grads.value(t.arena, t.grads.Loss)[0])
+	t.addLosses()
 	t.counted += b.Counted()
 	return nil
+}
+
+// addLosses adds the losses in the arena to those of the step.
+func (t *trainer) addLosses() {
+	scalar := func(n *gorgonia.Node) float64 { return float64(t.grads.value(t.arena, n)[0]) }
+	loss := scalar(t.grads.Loss)
+	t.sums.objective += loss
+	if t.teacher == nil {
+		t.sums.crossEntropy += loss
+		return
+	}
+	t.sums.crossEntropy += scalar(t.grads.CrossEntropy)
+	t.sums.divergence += scalar(t.grads.Divergence)
 }
 
 // fold adds the gradients in the arena to the accumulated ones.
@@ -141,16 +179,19 @@ func (t *trainer) Update(_ context.Context, lr float64) (engine.Step, error) {
 	for _, p := range t.params {
 		squares += op.SquaredNorm(t.gradient(p.Name))
 	}
+	n := float64(t.counted)
 	step := engine.Step{
-		Loss:     t.lossSum / float64(t.counted),
-		GradNorm: math.Sqrt(squares) / float64(t.counted),
-		Tokens:   t.counted,
+		Loss:         t.sums.objective / n,
+		CrossEntropy: t.sums.crossEntropy / n,
+		Divergence:   t.sums.divergence / n,
+		GradNorm:     math.Sqrt(squares) / n,
+		Tokens:       t.counted,
 	}
 	if bad := step.Loss + step.GradNorm; math.IsNaN(bad) || math.IsInf(bad, 0) {
 		t.Discard()
 		return step, nil
 	}
-	scale := 1 / float64(t.counted)
+	scale := 1 / n
 	if clip := t.o.Optimizer.Clip; clip > 0 {
 		scale *= min(1, clip/(step.GradNorm+1e-6))
 	}
@@ -169,7 +210,7 @@ func (t *trainer) Update(_ context.Context, lr float64) (engine.Step, error) {
 }
 
 // Discard implements engine.Trainer.
-func (t *trainer) Discard() { t.passes, t.lossSum, t.counted = 0, 0, 0 }
+func (t *trainer) Discard() { t.passes, t.sums, t.counted = 0, lossSums{}, 0 }
 
 // Loss implements engine.Trainer. It leaves accumulated gradients as they are.
 func (t *trainer) Loss(_ context.Context, b engine.Batch) (float64, int, error) {
@@ -224,23 +265,36 @@ func (t *trainer) Memory() engine.Memory {
 		Optimizer:   bytes(t.slots[engine.SlotFirst]) + bytes(t.slots[engine.SlotSecond]),
 		Gradients:   bytes(t.accumulated),
 		Activations: int64(len(t.arena)) * 4,
-		Workspace:   op.Workspace(t.cfg.VocabSize, t.o.Rows*t.o.Length),
+		Workspace:   workspace(t.cfg, t.o),
+		Teacher:     bytes(t.teacher),
 	}
+}
+
+// workspace is the memory of the head's logits.
+func workspace(cfg model.Config, o engine.TrainOptions) int64 {
+	if o.Distill != nil {
+		return op.DistillWorkspace(cfg.VocabSize, o.Rows*o.Length)
+	}
+	return op.Workspace(cfg.VocabSize, o.Rows*o.Length)
 }
 
 // PlanTrainer implements engine.Engine. It counts accumulated gradients, which
 // exist where a step has more than one micro-batch.
 func (e *Engine) PlanTrainer(cfg model.Config, o engine.TrainOptions) (engine.Memory, error) {
-	grads, err := compileGradients(cfg, o, nil)
+	grads, err := compileGradients(cfg, o, nil, nil)
 	if err != nil {
 		return engine.Memory{}, err
 	}
 	weights := int64(cfg.Parameters()) * 4
-	return engine.Memory{
+	m := engine.Memory{
 		Weights: weights, Optimizer: 2 * weights, Gradients: weights,
 		Activations: int64(grads.plan.Elements) * 4,
-		Workspace:   op.Workspace(cfg.VocabSize, o.Rows*o.Length),
-	}, nil
+		Workspace:   workspace(cfg, o),
+	}
+	if o.Distill != nil {
+		m.Teacher = int64(o.Distill.Teacher.Parameters()) * 4
+	}
+	return m, nil
 }
 
 // Close implements engine.Trainer.
