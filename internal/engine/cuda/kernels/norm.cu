@@ -31,9 +31,8 @@ extern "C" __global__ void __launch_bounds__(256) gradient_squares(const Tensor 
 }
 
 // gradient_factor turns the parts into norm and factor, counts the step and
-// computes AdamW's bias corrections. A gradient that is not finite gives factor
-// 0 and skipped 1; with on_nan_skip the step is then not counted.
-// One block of 1024.
+// computes AdamW's bias corrections. A gradient or loss that is not finite
+// gives factor 0 and skipped 1, and the step is not counted. One block of 1024.
 extern "C" __global__ void __launch_bounds__(1024) gradient_factor(const double *parts, int count, State *state) {
   __shared__ double sums[32];
   double d = 0;

@@ -20,7 +20,7 @@ const int TENSOR_BLOCK = 8192;
 // device. 64 bytes.
 struct State {
   float rate, beta1, beta2, eps, decay, clip;  // clip 0: none
-  int on_nan_skip;                             // 1: a step whose gradient is not finite changes nothing
+  int on_nan_skip;                             // the host's; kernels do not read it
   int steps;                                   // updates done
   double loss;                                 // summed over the step's micro-batches
   int counted;                                 // positions with a target
