@@ -64,6 +64,7 @@ type Uptrain struct {
 	WeightDecay  float64 `yaml:"weight_decay"`
 	Decay        string  `yaml:"decay"` // matrices, all
 	Clip         float64 `yaml:"clip"`  // 0 does not clip
+	Distill      Distill `yaml:"distill"`
 
 	LogEvery        int  `yaml:"log_every"`        // steps
 	HeldoutEvery    int  `yaml:"heldout_every"`    // steps; 0: only at the start and the end
@@ -73,6 +74,13 @@ type Uptrain struct {
 	TensorBoard     bool `yaml:"tensorboard"`
 	// OnNaN is what a loss that is not a number does: stop or skip.
 	OnNaN string `yaml:"on_nan"`
+}
+
+// Distill says what is learned from a teacher's logits beside the text.
+type Distill struct {
+	Weight      float64 `yaml:"weight"`      // share of the divergence in the loss; 0: no teacher
+	Temperature float64 `yaml:"temperature"` // of both distributions
+	Teacher     string  `yaml:"teacher"`     // checkpoint folder; "": base
 }
 
 // Eval says what is scored.
@@ -98,6 +106,7 @@ func Default() Config {
 			Rows: 24, MicroRows: 12, Epochs: 1, Seed: 42,
 			LearningRate: 6e-4, Schedule: "cosine", WarmupRatio: 0.2,
 			Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.01, Decay: "matrices", Clip: 1,
+			Distill:  Distill{Temperature: 1},
 			LogEvery: 1, HeldoutEvery: 0, HeldoutRows: 0, CheckpointEvery: 1000, KeepCheckpoints: 2,
 			TensorBoard: true, OnNaN: "stop",
 		},

@@ -133,6 +133,8 @@ func (u Uptrain) check(k *checker) {
 	k.that(u.WeightDecay >= 0, "uptrain.weight_decay", "expected 0 or more, found %g", u.WeightDecay)
 	k.oneOf("uptrain.decay", u.Decay, Decays)
 	k.that(u.Clip >= 0, "uptrain.clip", "expected 0 or more, found %g", u.Clip)
+	k.within("uptrain.distill.weight", u.Distill.Weight, 0, 1)
+	k.that(u.Distill.Temperature > 0, "uptrain.distill.temperature", "expected more than 0, found %g", u.Distill.Temperature)
 	k.atLeast("uptrain.log_every", u.LogEvery, 1)
 	k.atLeast("uptrain.heldout_every", u.HeldoutEvery, 0)
 	k.atLeast("uptrain.heldout_rows", u.HeldoutRows, 0)
