@@ -31,6 +31,9 @@ input, one line a text; with --decode it prints the text of ids.`,
 	flags.BoolVar(&o.JSONL, "jsonl", false, `read each line as JSON: an object with "text" (or "ids"), a string or an array`)
 	flags.BoolVarP(&o.Decode, "decode", "d", false, "turn ids into text")
 	flags.BoolVar(&o.JSON, "json", false, "print objects of text, ids and tokens")
+	flags.BoolVar(&o.Count, "count", false, "print the number of tokens of each text")
+	cmd.MarkFlagsMutuallyExclusive("count", "json")
+	cmd.MarkFlagsMutuallyExclusive("count", "decode")
 	_ = cmd.MarkFlagRequired("tokenizer")
 	cmd.AddCommand(newTokenizeTrainCmd(a))
 	return cmd

@@ -85,6 +85,13 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	if err := w.remove(); err != nil {
 		return err
 	}
+	if o.JSON {
+		b, err := m.JSON()
+		if err == nil {
+			_, err = s.Out.Write(b)
+		}
+		return err
+	}
 	return show(m, o, s)
 }
 
@@ -218,15 +225,8 @@ func publish(folder string, out *outdir.Dir) error {
 	return out.Commit()
 }
 
-// show writes the result.
+// show writes the result as a table.
 func show(m *data.Manifest, o Options, s ui.Streams) error {
-	if o.JSON {
-		b, err := m.JSON()
-		if err == nil {
-			_, err = s.Out.Write(b)
-		}
-		return err
-	}
 	table := ui.NewTable("set", "documents", "tokens", "bytes", "bytes/token")
 	row := func(name string, c data.Count) {
 		perToken := ui.Cell{}
@@ -244,7 +244,7 @@ func show(m *data.Manifest, o Options, s ui.Streams) error {
 	if err := table.Text(s.Out); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(s.Out, "\n%s rows of %d + 1 tokens (%s packing) in %d shards: %s\ndropped: %s\n",
-		ui.FormatInt(m.Rows), m.RowLength, m.Packing, len(m.Shards), o.Out, describeDropped(m.Dropped))
+	_, err := fmt.Fprintf(s.Out, "\n%s rows of %d + 1 tokens (%s packing), shards in %s: %d\ndropped: %s\n",
+		ui.FormatInt(m.Rows), m.RowLength, m.Packing, o.Out, len(m.Shards), describeDropped(m.Dropped))
 	return err
 }

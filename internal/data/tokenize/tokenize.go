@@ -33,6 +33,8 @@ type Options struct {
 	Decode bool
 	// JSON writes objects of text, ids and the tokens' texts, one a line.
 	JSON bool
+	// Count writes the number of tokens of each text in place of its ids.
+	Count bool
 }
 
 // Run writes one line for each text: its ids, or with Decode the text of its ids.
@@ -171,6 +173,10 @@ func parseIDs(text string) ([]int32, error) {
 
 func (c *converter) encode(text string) error {
 	c.ids = c.encoder.Append(c.ids[:0], text)
+	if c.o.Count {
+		_, err := fmt.Fprintln(c.out, len(c.ids))
+		return err
+	}
 	ids := make([]int32, len(c.ids))
 	for i, id := range c.ids {
 		ids[i] = int32(id)

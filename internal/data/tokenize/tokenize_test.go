@@ -41,6 +41,7 @@ func TestRun(t *testing.T) {
 		"standard input": {Options{}, "ab ab", "245 246\n"},
 		"file":           {Options{Files: []string{write(t, "x", "abab")}}, "", "245 245\n"},
 		"json lines":     {Options{JSONL: true}, "{\"text\": \"ab\"}\n\n\" ab\"", "245\n246\n"},
+		"count":          {Options{Count: true, Texts: []string{"ab ab", ""}}, "", "2\n0\n"},
 		"decode":         {Options{Decode: true, Texts: []string{"245 246", "[245,246]"}}, "", "ab ab\nab ab\n"},
 		"decode lines":   {Options{Decode: true}, "245\n246 245", "ab\n abab\n"},
 		"decode json":    {Options{Decode: true, JSONL: true}, "{\"ids\": [245]}\n[246]", "ab\n ab\n"},
