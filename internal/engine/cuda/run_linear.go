@@ -84,6 +84,6 @@ func (x *executor) columnSum(o *operation) error {
 // addParts adds the rows of parts to a gradient.
 func (x *executor) addParts(parts, gradient *matrix) error {
 	return x.launch(x.linearVariant(), "bias_gradient_add",
-		gpu.Grid{Blocks: [3]int{(parts.cols + 31) / 32}, Threads: [3]int{32, 8}},
+		gpu.Grid{Blocks: [3]int{(parts.cols + 31) / 32}, Threads: [3]int{32, 32}},
 		x.ptr(parts), x.ptr(gradient), int32(parts.rows), int32(parts.cols))
 }

@@ -110,14 +110,17 @@ func relative(got, want []float32) float64 {
 }
 
 // TestGradientsMatchTheCPU compares loss and all gradients with the CPU engine.
+// In bf16 the gradients of queries and keys are small differences of rounded
+// numbers, so each parameter is held to a wide bound and all together to a
+// narrow one.
 func TestGradientsMatchTheCPU(t *testing.T) {
 	for _, mode := range []struct {
 		o           Options
-		loss, grads float64 // relative deviation allowed
+		loss, each, all float64 // relative deviations allowed
 	}{
-		{Options{}, 2e-3, 3e-2},
-		{Options{Recompute: RecomputeLayer}, 2e-3, 3e-2},
-		{Options{Float32: true}, 1e-5, 1e-4},
+		{Options{}, 2e-4, 0.2, 0.01},
+		{Options{Recompute: RecomputeLayer}, 2e-4, 0.2, 0.01},
+		{Options{Float32: true}, 1e-5, 1e-4, 1e-5},
 	} {
 		for name, cfg := range gpuModels(t) {
 			t.Run(fmt.Sprintf("%s/float32 %v recompute %v", name, mode.o.Float32, mode.o.Recompute), func(t *testing.T) {
@@ -139,14 +142,27 @@ func TestGradientsMatchTheCPU(t *testing.T) {
 					if d > worst || math.IsNaN(d) {
 						worst, at = d, p.Name
 					}
-					if !(d <= mode.grads) {
+					if !(d <= mode.each) {
 						t.Errorf("gradient of %s deviates by %.2g", p.Name, d)
 					}
 				}
-				t.Logf("loss deviates by %.2g, gradients by at most %.2g (%s)", math.Abs(loss/wantLoss-1), worst, at)
+				all := relative(joined(cfg, got), joined(cfg, want))
+				if !(all <= mode.all) {
+					t.Errorf("all gradients deviate by %.2g", all)
+				}
+				t.Logf("loss deviates by %.2g, gradients by %.2g, at most by %.2g (%s)", math.Abs(loss/wantLoss-1), all, worst, at)
 			})
 		}
 	}
+}
+
+// joined lays a model's gradients one after another.
+func joined(cfg model.Config, g map[string][]float32) []float32 {
+	var all []float32
+	for _, p := range cfg.Params() {
+		all = append(all, g[p.Name]...)
+	}
+	return all
 }
 
 // scaleDown makes activations of a trained model's size.
