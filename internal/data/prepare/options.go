@@ -22,40 +22,42 @@ import (
 // Options of a preparation.
 type Options struct {
 	// Inputs are files, or folders of which Globs choose files.
-	Inputs []string
-	Globs  []string
+	Inputs []string `json:"inputs"`
+	Globs  []string `json:"globs,omitempty"`
 	// TextKey is the field of JSON and parquet that holds the text.
-	TextKey string
+	TextKey string `json:"text_key"`
 
 	// Out is the folder to write; it gets a subfolder HeldoutFolder with HeldOut.
-	Out   string
-	Force bool // replace Out
+	Out   string `json:"out"`
+	Force bool   `json:"force"` // replace Out
 
-	Tokenizer string // tokenizer.json, or a folder that holds one
-	RowLength int    // tokens that a row predicts
-	Packing   data.Packing
+	Tokenizer string       `json:"tokenizer"`  // tokenizer.json, or a folder that holds one
+	RowLength int          `json:"row_length"` // tokens that a row predicts
+	Packing   data.Packing `json:"packing"`
 
 	// Sets are the only pile_set_names to take, ExcludeSets those to leave out.
-	Sets, ExcludeSets []string
+	Sets        []string `json:"sets,omitempty"`
+	ExcludeSets []string `json:"exclude_sets,omitempty"`
 	// SplitSets packs each set on its own, into shards that hold one set.
-	SplitSets bool
+	SplitSets bool `json:"split_sets"`
 	// Sample is the share of documents to take, HeldOut the share of those to
 	// put apart. Which ones depends on Seed and the document itself.
-	Sample, HeldOut float64
-	Seed            int64
+	Sample  float64 `json:"sample"`
+	HeldOut float64 `json:"heldout"`
+	Seed    int64   `json:"seed"`
 	// Dedup leaves out documents whose bytes are those of an earlier one.
-	Dedup bool
+	Dedup bool `json:"dedup"`
 	// Limit is the number of documents to take at most; 0 takes all.
-	Limit int64
+	Limit int64 `json:"limit"`
 
 	// MaxBad is the share of records that may be unusable, MaxDamage the number
 	// of files whose rest may be.
-	MaxBad    float64
-	MaxDamage int
+	MaxBad    float64 `json:"max_bad"`
+	MaxDamage int     `json:"max_damage"`
 
-	ShardBytes int64 // of a full shard
-	Workers    int   // goroutines that tokenize; 0: one a CPU
-	JSON       bool  // write the manifest to standard output, not a table
+	ShardBytes int64 `json:"shard_bytes"` // of a full shard
+	Workers    int   `json:"workers"`     // goroutines that tokenize; 0: one a CPU
+	JSON       bool  `json:"-"`           // write the manifest to standard output, not a table
 }
 
 // HeldoutFolder is where the held-out part goes.

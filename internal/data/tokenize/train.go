@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path/filepath"
 
 	"mlkv/internal/data/source"
 	"mlkv/internal/outdir"
@@ -48,6 +49,9 @@ func Train(ctx context.Context, o TrainOptions, s ui.Streams) error {
 	tok, err := tokenizer.Parse(file)
 	if err != nil {
 		return fmt.Errorf("tokenize train: the result does not read back: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(o.Out), 0o777); err != nil {
+		return fmt.Errorf("tokenize train: %w", err)
 	}
 	if err := outdir.WriteFile(o.Out, file); err != nil {
 		return err
