@@ -1,0 +1,110 @@
+// Package absorb fits shared key/value heads to the many heads that they stand
+// for. A shared head is a basis, and each query head carries its own linear map
+// back from it; such a map disappears into the query projection (keys) and into
+// the output projection (values), so that the model keeps its tensors and their
+// shapes. docs/absorption.md derives it.
+//
+// Collect runs the unconverted model on calibration rows and keeps second
+// moments of its activations only; Fit solves a reduced-rank regression for
+// every shared head; Solution makes the converted model's weights.
+package absorb
+
+import (
+	"fmt"
+
+	"mlkv/internal/model"
+	"mlkv/internal/ui"
+)
+
+// DefaultRidge is the ridge in regressions, in units of the mean square of an
+// input channel. The inputs of a projection are linearly dependent once they
+// stand beside a constant, because a layer norm fixes their weighted sum, so
+// some ridge must be; this one is far below what calibration rows can resolve.
+const DefaultRidge = 1e-10
+
+// Options are the choices of a fit.
+type Options struct {
+	// Ridge is in units of the mean square of an input channel; 0 stands for
+	// DefaultRidge.
+	Ridge float64
+}
+
+// source is a key/value head of the unconverted model that a shared head stands
+// for. weight is how many query heads attend to it.
+type source struct{ layer, head, weight int }
+
+// sharedHead is a key/value head of the converted model.
+type sharedHead struct {
+	owner, index int
+	sources      []source
+}
+
+// layout lists the shared heads of an owner. It is nil where the owner's heads
+// stay what they are.
+func layout(src, dst model.Config, owner int) []sharedHead {
+	if kept(src, dst, owner) {
+		return nil
+	}
+	count := src.KVHeads / dst.KVHeads
+	heads := make([]sharedHead, dst.KVHeads)
+	for i := range heads {
+		heads[i] = sharedHead{owner: owner, index: i}
+		for _, l := range sourceLayers(src, dst, owner) {
+			weight := len(src.Owner.Members(l)) * src.Heads / src.KVHeads
+			for h := i * count; h < (i+1)*count; h++ {
+				heads[i].sources = append(heads[i].sources, source{l, h, weight})
+			}
+		}
+	}
+	return heads
+}
+
+// sourceLayers lists the layers that own keys and values in src and whose
+// members attend to owner in dst, ascending.
+func sourceLayers(src, dst model.Config, owner int) []int {
+	var out []int
+	for _, l := range dst.Owner.Members(owner) {
+		if src.Owner.Owns(l) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// kept reports whether every head of an owner stands for itself alone.
+func kept(src, dst model.Config, owner int) bool {
+	return src.KVHeads == dst.KVHeads && len(sourceLayers(src, dst, owner)) == 1
+}
+
+// Check reports why src cannot be converted to dst by absorption. Errors carry
+// ui.ExitUsage. Groups of dst must put groups of src together.
+func Check(src, dst model.Config) error {
+	switch {
+	case src.KVIntermediateSize > 0 || dst.KVIntermediateSize > 0:
+		return ui.Usagef("start absorb: key_value_mlp: expected linear key and value projections, found two-layer MLPs")
+	case dst.SharedKeyRotary != model.RotaryAfter:
+		return ui.Usagef("start absorb: shared_key_rotary: expected %s, found %s; keys that a layer sees unrotated do not depend on positions as those do that they are fitted to",
+			model.RotaryAfter, dst.SharedKeyRotary)
+	case src.Owner.Owners() < src.Layers && src.SharedKeyRotary != model.RotaryAfter:
+		return ui.Usagef("start absorb: shared_key_rotary: expected a source that shares keys %s rotary, found %s", model.RotaryAfter, src.SharedKeyRotary)
+	}
+	return nil
+}
+
+// Needed is the least number of calibration tokens: one for each coefficient of
+// a regression, hidden size and constant. With fewer, any keys and values are
+// fitted exactly and the fit says nothing of other text.
+func Needed(src model.Config) int { return src.HiddenSize + 1 }
+
+// Advised is the number of calibration tokens from which on the coefficients of
+// the regressions are settled by the text rather than by its chance: eight for
+// each.
+func Advised(src model.Config) int { return 8 * Needed(src) }
+
+func checkTokens(src model.Config, tokens int) error {
+	if tokens >= Needed(src) {
+		return nil
+	}
+	return fmt.Errorf("expected at least %d tokens (hidden size %d and a constant), found %d; %d or more are advised",
+		Needed(src), src.HiddenSize, tokens, Advised(src))
+}
