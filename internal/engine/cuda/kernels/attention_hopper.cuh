@@ -27,16 +27,16 @@ const int PRODUCERS = 128;
 #endif
 // dq: query rows = 64 * warpgroups.
 #ifndef QUERY_WARPGROUPS
-#define QUERY_WARPGROUPS 2
+#define QUERY_WARPGROUPS (HEAD_SIZE <= 64 ? 3 : 2)
 #endif
 #ifndef QUERY_KEYS
-#define QUERY_KEYS (HEAD_SIZE <= 64 ? 128 : HEAD_SIZE <= 128 ? 64 : 32)
+#define QUERY_KEYS (HEAD_SIZE <= 128 ? 64 : 32)
 #endif
 #ifndef QUERY_STAGES
 #define QUERY_STAGES (HEAD_SIZE <= 64 ? 3 : 2)
 #endif
 #ifndef QUERY_TURNS
-#define QUERY_TURNS 0
+#define QUERY_TURNS (HEAD_SIZE <= 64)
 #endif
 // dk and dv: key rows = 64 * warpgroups. KEY_WAIT ends a tile's products before the
 // next tile's start, where registers do not suffice for both.
