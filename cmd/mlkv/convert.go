@@ -20,7 +20,8 @@ func newConvertCmd(a *app) *cobra.Command {
 		Short: "Share key/value heads across heads and layers",
 		Long: `convert reads a GPT-NeoX checkpoint in Hugging Face's layout and writes one whose
 layers and heads share keys and values. The heads of a group are pooled into
-one, and the MLPs may grow by the parameters that attention lost. The folder
+one, or one is fitted to what they make of calibration text (--start absorb), and
+the MLPs may grow by the parameters that attention lost. The folder
 receives the tokenizer's files and convert.json, which says for every tensor
 what it was made from.
 
@@ -29,6 +30,9 @@ where they are not given.`,
 		Example: `  mlkv convert --config configs/mlkv-6.yaml
   mlkv convert models/pythia-160m --kv-layers 4 --kv-heads 12 --out models/mlkv-48
   mlkv convert models/pythia-160m --layer-map 0_0_2_2_4_4_6_6_8_8_10_10 --kv-heads 1 --out models/pairs
+
+  # with shared heads fitted on text
+  mlkv convert models/pythia-160m --kv-layers 6 --kv-heads 1 --start absorb --calibration data/train --out models/mlkv-6
 
   # as the MLKV authors' code converts
   mlkv convert models/pythia-160m --kv-layers 6 --kv-heads 1 --preset authors --out models/authors-6
@@ -48,6 +52,12 @@ where they are not given.`,
 			o.Pooling, o.Grow = c.Convert.Pooling, c.Convert.Grow
 			o.SharedKeyRotary = model.KeyRotary(c.Convert.SharedKeyRotary)
 			o.KeyValueMLP, o.Seed, o.DType = c.Convert.KeyValueMLP, c.Convert.Seed, c.Convert.DType
+			o.Start = c.Convert.Start
+			o.Calibration = convert.Calibration{
+				Paths: c.Convert.Calibration.Path, Rows: c.Convert.Calibration.Rows, Seed: c.Convert.Calibration.Seed,
+				RowLength: c.Data.RowLength,
+			}
+			o.Observer = func() (engine.Engine, error) { return openObserver(c.Device, c.Threads) }
 			o.Engine = func() (engine.Engine, error) { return device.Open(c.Device, c.Threads) }
 			return convert.Run(cmd.Context(), o, a.Streams)
 		},
@@ -58,6 +68,10 @@ where they are not given.`,
 		{"convert.kv_layers", "kv-layers", "layers that own keys and values, spread evenly; 0 keeps all"},
 		{"convert.kv_heads", "kv-heads", "key/value heads in each of them; 0 keeps all"},
 		{"convert.layer_map", "layer-map", "owner of each layer, as 0_0_2_2, instead of --kv-layers"},
+		{"convert.start", "start", "how shared heads come about: pooling, or absorb with --calibration"},
+		{"convert.calibration.path", "calibration", "packed `shards` or text that --start absorb fits on"},
+		{"convert.calibration.rows", "calibration-rows", "rows of it"},
+		{"convert.calibration.seed", "calibration-seed", "seed of the choice among packed rows"},
 		{"convert.pooling", "pooling", "how heads are pooled: mean, running, first"},
 		{"convert.grow", "grow", "how MLPs grow: split, copy, none"},
 		{"convert.shared_key_rotary", "shared-key-rotary", "where keys are shared: after or before rotary"},
@@ -65,8 +79,8 @@ where they are not given.`,
 		{"convert.seed", "seed", "seed of the random weights of --key-value-mlp"},
 		{"convert.dtype", "dtype", "type of the weights written: float32, float16, bfloat16"},
 		{"convert.preset", "preset", "authors: pooling running, grow copy, keys shared before rotary"},
-		{"device", "device", "auto, cpu, cuda or cuda:N, for --check"},
-		{"threads", "threads", "CPU threads for --check; 0 takes all"},
+		{"device", "device", "auto, cpu, cuda or cuda:N, for --check and --start absorb"},
+		{"threads", "threads", "CPU threads for --check and --start absorb; 0 takes all"},
 	} {
 		a.bind(cmd, b.key, b.flag, b.usage)
 	}
@@ -77,6 +91,22 @@ where they are not given.`,
 	flags.BoolVar(&o.Force, "force", false, "replace the output folder where it exists")
 	flags.BoolVar(&o.JSON, "json", false, "print the report, with every tensor, as JSON")
 	return cmd
+}
+
+// openObserver opens a device that can show activations: the one asked for, or
+// the CPU where auto stands for one that cannot.
+func openObserver(name string, threads int) (engine.Engine, error) {
+	e, err := device.Open(name, threads)
+	if err != nil || name != "auto" {
+		return e, err
+	}
+	if _, ok := e.(engine.Observer); ok {
+		return e, nil
+	}
+	if err := e.Close(); err != nil {
+		return nil, err
+	}
+	return device.Open("cpu", threads)
 }
 
 // convertPaths fills in the folders that the command line left to the

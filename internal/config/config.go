@@ -27,6 +27,9 @@ type Convert struct {
 	KVLayers int    `yaml:"kv_layers"` // layers that own keys and values; 0 keeps all
 	KVHeads  int    `yaml:"kv_heads"`  // key/value heads in such a layer; 0 keeps all
 	LayerMap string `yaml:"layer_map"` // owner of each layer, "0_0_2_2_4_4"; instead of kv_layers
+	// Start is how shared heads come about: pooling, or absorb on Calibration.
+	Start       string      `yaml:"start"`
+	Calibration Calibration `yaml:"calibration"`
 	Pooling  string `yaml:"pooling"`   // mean, running, first
 	Grow     string `yaml:"grow"`      // split, copy, none
 	// SharedKeyRotary is "after" or "before".
@@ -35,6 +38,13 @@ type Convert struct {
 	DType           string `yaml:"dtype"`         // of the weights written: float32, float16, bfloat16
 	Preset          string `yaml:"preset"`        // "" or "authors"
 	Seed            int64  `yaml:"seed"`          // of random weights in key_value_mlp
+}
+
+// Calibration is the text that shared heads are fitted on by start absorb.
+type Calibration struct {
+	Path []string `yaml:"path"` // packed shards or text
+	Rows int      `yaml:"rows"`
+	Seed int64    `yaml:"seed"` // of the choice among packed rows
 }
 
 // Data says what is trained on.
@@ -99,6 +109,7 @@ func Default() Config {
 	return Config{
 		Device: "auto",
 		Convert: Convert{
+			Start: "pooling", Calibration: Calibration{Rows: 16, Seed: 42},
 			Pooling: "mean", Grow: "split", SharedKeyRotary: "after", DType: "float32", Seed: 42,
 		},
 		Data: Data{RowLength: 2048, Packing: "stream"},

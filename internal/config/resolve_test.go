@@ -87,6 +87,8 @@ func TestEveryKeyByEveryMeans(t *testing.T) {
 			return "0" // excludes layer_map
 		case "convert.layer_map":
 			return "0_0_2"
+		case "convert.start":
+			return "absorb"
 		case "convert.pooling":
 			return "first"
 		case "convert.grow":

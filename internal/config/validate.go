@@ -12,6 +12,7 @@ import (
 
 // The values that keys of fixed choice take.
 var (
+	Starts    = []string{"pooling", "absorb"}
 	Poolings  = []string{"mean", "running", "first"}
 	Growths   = []string{"split", "copy", "none"}
 	Rotaries  = []string{string(model.RotaryAfter), string(model.RotaryBefore)}
@@ -106,6 +107,8 @@ func (c Convert) check(k *checker) {
 		k.that(err == nil, "convert.layer_map", "%v", err)
 		k.that(c.KVLayers == 0, "convert.layer_map", "expected either kv_layers or layer_map, found both (kv_layers %d)", c.KVLayers)
 	}
+	k.oneOf("convert.start", c.Start, Starts)
+	k.atLeast("convert.calibration.rows", c.Calibration.Rows, 1)
 	k.oneOf("convert.pooling", c.Pooling, Poolings)
 	k.oneOf("convert.grow", c.Grow, Growths)
 	k.oneOf("convert.shared_key_rotary", c.SharedKeyRotary, Rotaries)

@@ -43,9 +43,9 @@ func shard(t *testing.T, tokenizer string, rows ...[]uint16) string {
 	return path
 }
 
-// source writes a model folder with a tokenizer.json, whose checksum it
+// tokenized writes a model folder with a tokenizer.json, whose checksum it
 // returns.
-func source(t *testing.T) (dir, tokenizer string) {
+func tokenized(t *testing.T) (dir, tokenizer string) {
 	dir = t.TempDir()
 	cfg := small()
 	if err := checkpoint.Write(dir, cfg, scaled{newNoise(cfg)}, checkpoint.WriteOptions{}); err != nil {
@@ -60,7 +60,7 @@ func source(t *testing.T) (dir, tokenizer string) {
 }
 
 func TestCheck(t *testing.T) {
-	dir, sum := source(t)
+	dir, sum := tokenized(t)
 	rows := [][]uint16{{1, 2, 3, 4, 5, 6, 7, 8, 9}, {9, 8, 7, 6}, {5}, {11, 12, 13}}
 	o := Options{
 		Source: dir, KVHeads: 1, KVLayers: 2, Grow: "none", Engine: onCPU,
@@ -128,7 +128,7 @@ func logLoss(t *testing.T, dir string, rows [][]uint16) float64 {
 }
 
 func TestCheckRefusals(t *testing.T) {
-	dir, sum := source(t)
+	dir, sum := tokenized(t)
 	other := strings.Repeat("ab", 32)
 	for _, c := range []struct {
 		name  string

@@ -31,7 +31,15 @@ type Options struct {
 	KVHeads  int    // key/value heads in such a layer; 0 keeps the source's
 	LayerMap string // owner of each layer, instead of KVLayers
 
-	Pooling         string // mean, running, first
+	// Start is how a shared head comes about: pooling, or absorb, which fits it
+	// to what the heads of its group make of Calibration (package absorb).
+	Start       string
+	Calibration Calibration
+	// Observer opens the device that shows activations, an engine.Observer;
+	// used with Start absorb only.
+	Observer func() (engine.Engine, error)
+
+	Pooling         string // mean, running, first; with Start pooling
 	Grow            string // split, copy, none
 	SharedKeyRotary model.KeyRotary
 	// KeyValueMLP makes each key and value projection a two-layer MLP, the
@@ -85,10 +93,17 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	if err := src.CheckFinite(); err != nil {
 		return err
 	}
+	var absorbed *Absorbed
+	if o.Start == "absorb" {
+		if absorbed, err = absorbHeads(ctx, src, p, o, record, s); err != nil {
+			return err
+		}
+	}
 	if err := write(ctx, out.Path(), src, p, o, s); err != nil {
 		return err
 	}
 	report := newReport(src, p, o)
+	report.Absorbed = absorbed
 	if len(o.Check) > 0 {
 		if report.Check, err = check(ctx, src, out.Path(), o, s); err != nil {
 			return err
@@ -140,6 +155,9 @@ func (o *Options) complete() error {
 	default:
 		return ui.Usagef("preset: expected authors, found %q", o.Preset)
 	}
+	if o.Start == "" {
+		o.Start = "pooling"
+	}
 	if o.Pooling == "" {
 		o.Pooling = "mean"
 	}
@@ -151,6 +169,9 @@ func (o *Options) complete() error {
 	}
 	if o.CheckRows == 0 {
 		o.CheckRows = 8
+	}
+	if !slices.Contains(starts, o.Start) {
+		return ui.Usagef("start: expected one of %s, found %q%s", strings.Join(starts, ", "), o.Start, ui.DidYouMean(o.Start, starts))
 	}
 	if _, ok := poolings[o.Pooling]; !ok {
 		return ui.Usagef("pooling: expected one of %s, found %q%s", names(poolings), o.Pooling, suggest(o.Pooling, poolings))
@@ -167,6 +188,8 @@ func (o *Options) complete() error {
 		return ui.Usagef("kv_layers and layer_map: expected one of them, found both")
 	case len(o.Check) > 0 && o.Engine == nil:
 		return ui.Usagef("check: no engine to score with")
+	case o.Start == "absorb":
+		return o.completeAbsorb()
 	}
 	return nil
 }
@@ -175,7 +198,7 @@ func (o *Options) complete() error {
 func (o Options) settings() any {
 	return map[string]any{
 		"kv_layers": o.KVLayers, "kv_heads": o.KVHeads, "layer_map": o.LayerMap,
-		"pooling": o.Pooling, "grow": o.Grow, "shared_key_rotary": o.SharedKeyRotary,
+		"start": o.Start, "pooling": o.Pooling, "grow": o.Grow, "shared_key_rotary": o.SharedKeyRotary,
 		"key_value_mlp": o.KeyValueMLP, "preset": o.Preset, "dtype": o.DType,
 	}
 }

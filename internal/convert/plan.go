@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"mlkv/internal/absorb"
 	"mlkv/internal/model"
 	"mlkv/internal/ui"
 )
@@ -16,6 +17,8 @@ type plan struct {
 	grow     growth
 	add      int // neurons added to each MLP
 	seed     int64
+	// absorbed makes the attention of shared heads instead of pool.
+	absorbed *absorb.Solution
 }
 
 // newPlan works out the target model. Errors carry ui.ExitUsage.
@@ -42,6 +45,9 @@ func newPlan(src model.Config, o Options) (*plan, error) {
 	}
 	if err := p.dst.Validate(); err != nil {
 		return nil, ui.Usagef("%w", err)
+	}
+	if o.Start == "absorb" {
+		return p, absorb.Check(p.src, p.dst)
 	}
 	return p, nil
 }

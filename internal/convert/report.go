@@ -42,11 +42,13 @@ func sizeOf(c model.Config) Size {
 type Report struct {
 	Source       string             `json:"source"`
 	Output       string             `json:"output"`
-	Pooling      string             `json:"pooling"`
+	Start        string             `json:"start"`
+	Pooling      string             `json:"pooling,omitempty"` // where Start is pooling
 	Grow         string             `json:"grow"`
 	AddedNeurons int                `json:"added_neurons"` // in each MLP
 	Before       Size               `json:"before"`
 	After        Size               `json:"after"`
+	Absorbed     *Absorbed          `json:"absorbed,omitempty"`
 	Check        *Check             `json:"check,omitempty"`
 	Tensors      []TensorOrigin     `json:"tensors"`
 	Provenance   *provenance.Record `json:"provenance"`
@@ -57,7 +59,8 @@ type TensorOrigin struct {
 	Name  string `json:"name"`
 	Shape []int  `json:"shape"`
 	DType string `json:"dtype"`
-	// How is kept, fused, pooled, grown or random; see docs/convert.md.
+	// How is kept, fused, pooled, fitted, folded, grown or random; see
+	// docs/convert.md.
 	How  string   `json:"how"`
 	From []Origin `json:"from,omitempty"`
 }
@@ -68,7 +71,7 @@ type Origin struct {
 	// Part is query, key or value where Tensor is the fused projection.
 	Part string `json:"part,omitempty"`
 	// Heads lists for each head of the result the source's heads that it is
-	// pooled from.
+	// pooled from or fitted to.
 	Heads [][]int `json:"heads,omitempty"`
 	// Weight is how much Tensor counts in a pooled one.
 	Weight float64 `json:"weight,omitempty"`
@@ -76,8 +79,11 @@ type Origin struct {
 
 func newReport(src *checkpoint.Checkpoint, p *plan, o Options) *Report {
 	r := &Report{
-		Source: o.Source, Output: o.Output, Pooling: o.Pooling, Grow: o.Grow, AddedNeurons: p.add,
+		Source: o.Source, Output: o.Output, Start: o.Start, Grow: o.Grow, AddedNeurons: p.add,
 		Before: sizeOf(p.src), After: sizeOf(p.dst),
+	}
+	if o.Start == "pooling" {
+		r.Pooling = o.Pooling
 	}
 	dtype := src.DType()
 	if o.DType != "" {
@@ -113,6 +119,10 @@ func (p *plan) origins(src *checkpoint.Checkpoint, param model.Param) (string, [
 			return "random after the kept rows", []Origin{stored(src, model.LayerName(param.Layer, r.source))}
 		}
 		return "random after the pooled rows", p.pooledOrigins(src, param.Layer, r.source)
+	case fittedHead:
+		return "fitted", p.fittedOrigins(src, param.Layer, r.source)
+	case folded:
+		return "folded", []Origin{stored(src, param.Name)}
 	case grownRows, grownColumns:
 		return "grown", []Origin{stored(src, param.Name)}
 	}
@@ -134,6 +144,19 @@ func (p *plan) pooledOrigins(src *checkpoint.Checkpoint, owner int, source strin
 				out = append(out, o)
 			}
 			out[i].Heads = append(out[i].Heads, s.heads)
+		}
+	}
+	return out
+}
+
+// fittedOrigins lists the layers whose heads an owner's are fitted to.
+func (p *plan) fittedOrigins(src *checkpoint.Checkpoint, owner int, source string) []Origin {
+	var out []Origin
+	for i, layer := range p.group(owner, 0).layers {
+		out = append(out, stored(src, model.LayerName(layer, source)))
+		for h := range p.dst.KVHeads {
+			g := p.group(owner, h)
+			out[i].Heads = append(out[i].Heads, span(g.head, g.count))
 		}
 	}
 	return out
@@ -185,6 +208,11 @@ func (r *Report) print(s ui.Streams, asJSON bool) error {
 	}
 	t.Row("parameters", ui.Integer(b.Parameters), ui.Integer(a.Parameters))
 	t.Row("KV cache, bytes a token at 16 bits", ui.Integer(b.KVBytesPerToken), ui.Integer(a.KVBytesPerToken))
+	if r.Absorbed != nil && len(r.Absorbed.Heads) > 0 {
+		keys, values := r.Absorbed.least()
+		t.Row("variance of keys explained, least of all heads", nil, ui.Fixed(keys, 4))
+		t.Row("variance of values explained, least of all heads", nil, ui.Fixed(values, 4))
+	}
 	if r.Check != nil {
 		t.Row(fmt.Sprintf("loss on %d tokens", r.Check.Tokens), ui.Fixed(r.Check.Before, 4), ui.Fixed(r.Check.After, 4))
 	}

@@ -11,13 +11,19 @@ import (
 	"mlkv/internal/ui"
 )
 
-// readRows returns the first n rows of packed shards, fewer where they hold
-// fewer. The shards must be of the tokenizer in the folder model, if it has
-// one.
-func readRows(paths []string, n int, model string) ([][]uint16, error) {
-	l, err := data.OpenLoader(paths, data.LoaderOptions{})
+// shards is what a reader needs to know of packed shards beside their rows.
+type shards struct {
+	rowLength int
+	checksum  string
+}
+
+// readRows returns the first n rows of packed shards in the order that o asks
+// for, fewer where they hold fewer. The shards must be of the tokenizer in the
+// folder model, if it has one.
+func readRows(paths []string, n int, model string, o data.LoaderOptions) ([][]uint16, shards, error) {
+	l, err := data.OpenLoader(paths, o)
 	if err != nil {
-		return nil, err
+		return nil, shards{}, err
 	}
 	defer l.Close()
 	file := filepath.Join(model, "tokenizer.json")
@@ -25,18 +31,18 @@ func readRows(paths []string, n int, model string) ([][]uint16, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return nil, ui.Inputf("%s: %w", file, err)
+		return nil, shards{}, ui.Inputf("%s: %w", file, err)
 	case sum != l.Tokenizer():
-		return nil, ui.Inputf("%v: tokenizer: expected that of %s (SHA-256 %s), found another (%s); pack the text again with mlkv prepare",
+		return nil, shards{}, ui.Inputf("%v: tokenizer: expected that of %s (SHA-256 %s), found another (%s); pack the text again with mlkv prepare",
 			paths, file, sum, l.Tokenizer())
 	}
 	rows := make([][]uint16, min(int64(n), l.Rows()))
 	for i := range rows {
 		row, err := l.Next()
 		if err != nil {
-			return nil, err
+			return nil, shards{}, err
 		}
 		rows[i] = slices.Clone(row)
 	}
-	return rows, nil
+	return rows, shards{l.RowLength(), l.Checksum()}, nil
 }

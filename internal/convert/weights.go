@@ -64,6 +64,8 @@ func (w *weights) make(param model.Param) ([]float32, error) {
 	switch r.kind {
 	case kept:
 		return w.src.Float32(param.Name)
+	case fittedHead, folded:
+		return p.absorbed.Make(w.src, param)
 	case pooled:
 		return w.pool(param.Layer, r.source, param.Size())
 	case random:
@@ -122,6 +124,8 @@ const (
 	grownRows    kind = "grown rows"
 	grownColumns kind = "grown columns"
 	random       kind = "random"
+	fittedHead   kind = "fitted" // by absorption
+	folded       kind = "folded" // with the maps of absorption
 )
 
 // recipe is how a parameter is made. source is the name, without the layer, of
@@ -139,6 +143,12 @@ func (p *plan) recipe(param model.Param) recipe {
 	module := strings.TrimPrefix(param.Name, model.LayerName(param.Layer, ""))
 	dot := strings.LastIndexByte(module, '.')
 	module, suffix := module[:dot], module[dot:]
+	if p.absorbed != nil && p.absorbed.Changes(param) {
+		if module == model.Key || module == model.Value {
+			return recipe{fittedHead, module + suffix}
+		}
+		return recipe{kind: folded}
+	}
 	switch module {
 	case model.Key, model.Value:
 		if p.unpooled(param.Layer) {

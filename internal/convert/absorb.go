@@ -1,0 +1,122 @@
+package convert
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"mlkv/internal/absorb"
+	"mlkv/internal/checkpoint"
+	"mlkv/internal/engine"
+	"mlkv/internal/provenance"
+	"mlkv/internal/ui"
+)
+
+// starts are the ways in which a shared head comes about.
+var starts = []string{"pooling", "absorb"}
+
+// Absorbed is what convert.json tells of a start by absorption.
+type Absorbed struct {
+	Calibration []string `json:"calibration"`
+	Rows        int      `json:"calibration_rows"`
+	Seed        int64    `json:"calibration_seed"`
+	Device      string   `json:"device"`
+	absorb.Report
+}
+
+// least is the smallest share of the variance of keys, and of values, that a
+// shared head explains.
+func (a *Absorbed) least() (keys, values float64) {
+	keys, values = 1, 1
+	for _, h := range a.Heads {
+		keys, values = min(keys, h.Key), min(values, h.Value)
+	}
+	return keys, values
+}
+
+// completeAbsorb checks the options that a start by absorption needs.
+func (o *Options) completeAbsorb() error {
+	c := &o.Calibration
+	if c.Rows == 0 {
+		c.Rows = 16
+	}
+	if c.RowLength == 0 {
+		c.RowLength = 2048
+	}
+	switch {
+	case len(c.Paths) == 0:
+		return ui.Usagef("start absorb: calibration: expected packed shards or text to fit shared heads on, found none; give --calibration or convert.calibration.path")
+	case c.Rows < 0:
+		return ui.Usagef("calibration.rows: expected 1 or more, found %d", c.Rows)
+	case o.Observer == nil:
+		return ui.Usagef("start absorb: no engine to run the calibration on")
+	case o.KeyValueMLP:
+		return ui.Usagef("start absorb: key_value_mlp: expected linear key and value projections; choose one of the two")
+	}
+	return nil
+}
+
+// absorbHeads fits the shared heads of p and leaves the solution there.
+func absorbHeads(ctx context.Context, src *checkpoint.Checkpoint, p *plan, o Options, record *provenance.Record, s ui.Streams) (*Absorbed, error) {
+	c := o.Calibration
+	c.RowLength = min(c.RowLength, p.src.MaxPositions)
+	rows, sums, err := c.read(o.Source)
+	if err != nil {
+		return nil, err
+	}
+	for path, sum := range sums {
+		record.Input(path, sum)
+	}
+	record.Seed("calibration", c.Seed)
+	e, err := o.Observer()
+	if err != nil {
+		return nil, err
+	}
+	defer e.Close()
+	observer, ok := e.(engine.Observer)
+	if !ok {
+		return nil, ui.Usagef("device: %s cannot show activations; choose cpu for the calibration", e.Info().Device)
+	}
+	moments, err := collect(ctx, observer, src, p, rows, s)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", strings.Join(c.Paths, ", "), err)
+	}
+	owners := int64(p.dst.Owner.Owners())
+	progress := ui.NewProgress(s, owners, "fit", ui.Count("owners"))
+	defer progress.Done()
+	p.absorbed, err = absorb.Fit(ctx, p.src, p.dst, src, moments, absorb.Options{}, func() { progress.Add(1) })
+	if err != nil {
+		return nil, err
+	}
+	a := &Absorbed{Calibration: c.Paths, Rows: len(rows), Seed: c.Seed, Device: e.Info().Device, Report: p.absorbed.Report()}
+	for _, note := range a.notes(p) {
+		fmt.Fprintln(s.Err, note)
+	}
+	return a, nil
+}
+
+// collect runs the calibration.
+func collect(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *plan, rows [][]int32, s ui.Streams) (*absorb.Moments, error) {
+	total := 0
+	for _, row := range rows {
+		total += min(len(row), p.src.MaxPositions)
+	}
+	progress := ui.NewProgress(s, int64(total), "calibrate", ui.Count("tokens"))
+	defer progress.Done()
+	return absorb.Collect(ctx, e, p.src, p.dst, src, rows, func(n int) { progress.Add(int64(n)) })
+}
+
+// notes tell what makes a fit less than it could be.
+func (a *Absorbed) notes(p *plan) []string {
+	var out []string
+	if advised := absorb.Advised(p.src); a.Tokens < advised && len(a.Heads) > 0 {
+		out = append(out, fmt.Sprintf("note: %d calibration tokens are few for regressions on %d inputs; %d or more are advised", a.Tokens, absorb.Needed(p.src), advised))
+	}
+	for _, owner := range a.Owners {
+		if owner.Dependent > 1 {
+			out = append(out, fmt.Sprintf("note: layer %d: %d of %d inputs follow from the others on the calibration text; the ridge of %.2g settles what they weigh",
+				owner.Layer, owner.Dependent, owner.Inputs, owner.Ridge))
+		}
+	}
+	return out
+}
