@@ -12,6 +12,7 @@ import (
 // Plan is what --dry-run finds out: what the run would compute, hold and take.
 type Plan struct {
 	Checkpoint string  `json:"checkpoint"`
+	Teacher    string  `json:"teacher,omitempty"`
 	Run        string  `json:"run"`
 	Begins     string  `json:"begins"` // "new", or where an unfinished run goes on
 	Shapes     []Shape `json:"shapes"`
@@ -115,8 +116,11 @@ func newPlan(o Options, in *inputs, info engine.Info) *Plan {
 		Tokens:   int64(in.schedule.Total) * int64(u.Rows) * int64(in.length()),
 		Epochs:   float64(in.schedule.Total) * float64(u.Rows) / float64(in.loader.Rows()),
 		Device:   deviceName(info), Free: info.Free,
-		FLOPs:           in.model.TrainingFLOPs(in.length()) * float64(u.Rows) * float64(in.length()),
+		FLOPs:           in.flops() * float64(u.Rows) * float64(in.length()),
 		CheckpointBytes: in.checkpointBytes(), DiskBytes: in.diskNeeded(u),
+	}
+	if in.teacher != nil {
+		p.Teacher = in.teacher.Dir()
 	}
 	if in.held != nil {
 		p.HeldoutRows = len(in.held.rows)
@@ -128,12 +132,15 @@ func newPlan(o Options, in *inputs, info engine.Info) *Plan {
 // largest micro-batch that fits.
 func (p *Plan) planMemory(eng engine.Engine, in *inputs, o Options) error {
 	plan := func(rows int) (engine.Memory, error) {
-		opts := trainOptions(o.Config.Uptrain, in.length())
+		opts := in.trainOptions(o.Config.Uptrain)
 		opts.Rows = rows
 		return eng.PlanTrainer(in.model, opts)
 	}
 	var err error
 	if p.Memory, err = plan(p.MicroRows); err != nil {
+		return err
+	}
+	if err := in.checkTaught(p.Memory, eng.Info()); err != nil {
 		return err
 	}
 	if p.Free == 0 {

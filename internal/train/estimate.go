@@ -34,7 +34,7 @@ func (p *Plan) estimate(ctx context.Context, eng engine.Engine, in *inputs, o Op
 		p.StepSource = "not measured: one row alone is expected to take " + ui.FormatDuration(expected(rows))
 		return nil
 	}
-	opts := trainOptions(o.Config.Uptrain, in.length())
+	opts := in.trainOptions(o.Config.Uptrain)
 	opts.Rows = rows
 	trainer, err := eng.Trainer(in.model, in.base, opts)
 	if err != nil {

@@ -24,7 +24,8 @@ var operational = []string{
 	"log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "on_nan",
 }
 
-// newIdentity takes every key of the recipe that is not operational.
+// newIdentity takes every key of the recipe that is not operational. Those of
+// a teacher count where it has a weight; which one it is, its checksum tells.
 func newIdentity(recipe config.Uptrain) (identity, error) {
 	text, err := yaml.Marshal(recipe)
 	if err != nil {
@@ -36,9 +37,13 @@ func newIdentity(recipe config.Uptrain) (identity, error) {
 	}
 	id := identity{}
 	for key, node := range keys {
-		if !slices.Contains(operational, key) {
+		if node.Kind == yaml.ScalarNode && !slices.Contains(operational, key) {
 			id["uptrain."+key] = node.Value
 		}
+	}
+	if d := recipe.Distill; d.Weight > 0 {
+		id["uptrain.distill.weight"] = fmt.Sprint(d.Weight)
+		id["uptrain.distill.temperature"] = fmt.Sprint(d.Temperature)
 	}
 	return id, nil
 }

@@ -20,9 +20,10 @@ import (
 type inputs struct {
 	base       *checkpoint.Checkpoint
 	model      model.Config
-	loader     *data.Loader // to train on
-	heldLoader *data.Loader // nil where there is no held-out text
-	held       *heldout     // nil likewise
+	teacher    *checkpoint.Checkpoint // nil where nothing is learned from one
+	loader     *data.Loader           // to train on
+	heldLoader *data.Loader           // nil where there is no held-out text
+	held       *heldout               // nil likewise
 	schedule   Schedule
 	identity   identity
 	sums       map[string]string // SHA-256 of the inputs by their paths
@@ -38,6 +39,9 @@ func (in *inputs) close() {
 	}
 	if in.loader != nil {
 		in.loader.Close()
+	}
+	if in.teacher != nil {
+		in.teacher.Close()
 	}
 	if in.base != nil {
 		in.base.Close()
@@ -64,6 +68,9 @@ func (in *inputs) open(o Options) (err error) {
 	}
 	in.model = in.base.Config()
 	if err := in.openData(o.Config); err != nil {
+		return err
+	}
+	if err := in.openTeacher(o.Config); err != nil {
 		return err
 	}
 	if in.schedule, err = planSchedule(o.Config.Uptrain, in.loader.Rows()); err != nil {
@@ -121,19 +128,31 @@ func (in *inputs) checkShards(l *data.Loader, paths []string) error {
 		return ui.Inputf("shards %s: row length: expected at most the model's %d positions (max_position_embeddings of %s), found %d; prepare shards with a smaller data.row_length",
 			list(paths), in.model.MaxPositions, in.base.Dir(), l.RowLength())
 	}
-	file := filepath.Join(in.base.Dir(), "tokenizer.json")
-	sum, err := provenance.FileSHA256(file)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		in.warnings = append(in.warnings, fmt.Sprintf("%s does not exist, so the tokenizer of the shards %s is not checked", file, list(paths)))
-		return nil
-	case err != nil:
-		return ui.Inputf("tokenizer: %w", err)
-	case sum != l.Tokenizer():
+	file, sum, err := in.tokenizerSum(in.base.Dir(), "the shards "+list(paths))
+	if err != nil {
+		return err
+	}
+	if sum != "" && sum != l.Tokenizer() {
 		return ui.Inputf("shards %s: tokenizer: expected the one of the checkpoint (%s, SHA-256 %s), found one of SHA-256 %s; prepare the shards with the checkpoint's tokenizer",
 			list(paths), file, sum, l.Tokenizer())
 	}
 	return nil
+}
+
+// tokenizerSum is the SHA-256 of the tokenizer in a checkpoint folder; empty
+// where it has none, so that the tokenizer of what is named cannot be checked,
+// which a warning says.
+func (in *inputs) tokenizerSum(dir, of string) (file, sum string, err error) {
+	file = filepath.Join(dir, "tokenizer.json")
+	sum, err = provenance.FileSHA256(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		in.warnings = append(in.warnings, fmt.Sprintf("%s does not exist, so the tokenizer of %s is not checked", file, of))
+		return file, "", nil
+	case err != nil:
+		return file, "", ui.Inputf("tokenizer: %w", err)
+	}
+	return file, sum, nil
 }
 
 // checkRow reports a token that the model has no embedding for, which only a
@@ -156,17 +175,28 @@ func (in *inputs) identify(o Options) (err error) {
 		in.identity[name] = sum
 		in.sums[path] = sum
 	}
-	weights, err := in.base.Checksum()
-	if err != nil {
+	addCheckpoint := func(name string, c *checkpoint.Checkpoint) error {
+		weights, err := c.Checksum()
+		if err != nil {
+			return err
+		}
+		add(name+" weights (SHA-256)", c.Dir(), weights)
+		file := filepath.Join(c.Dir(), "config.json")
+		sum, err := provenance.FileSHA256(file)
+		if err != nil {
+			return ui.Inputf("%s: %w", name, err)
+		}
+		add(name+" config.json (SHA-256)", file, sum)
+		return nil
+	}
+	if err := addCheckpoint("checkpoint", in.base); err != nil {
 		return err
 	}
-	add("checkpoint weights (SHA-256)", in.base.Dir(), weights)
-	file := filepath.Join(in.base.Dir(), "config.json")
-	sum, err := provenance.FileSHA256(file)
-	if err != nil {
-		return ui.Inputf("checkpoint: %w", err)
+	if in.teacher != nil {
+		if err := addCheckpoint("teacher", in.teacher); err != nil {
+			return err
+		}
 	}
-	add("checkpoint config.json (SHA-256)", file, sum)
 	add("data.train (SHA-256)", list(o.Config.Data.Train), in.loader.Checksum())
 	if in.heldLoader != nil {
 		add("data.heldout (SHA-256)", list(o.Config.Data.Heldout), in.heldLoader.Checksum())

@@ -13,18 +13,25 @@ func (r *run) log(s *step, bad bool) error {
 		Step: s.number, Loss: finite(s.result.Loss), Rate: finite(s.rate), GradNorm: finite(s.result.GradNorm), Skipped: bad,
 		Tokens: r.at.Tokens, TokensPerSecond: rate, MFU: r.mfu(rate), Elapsed: elapsed,
 	}
+	values := []scalar{
+		{"train/loss", s.result.Loss}, {"train/learning_rate", s.rate},
+		{"train/grad_norm", s.result.GradNorm}, {"train/tokens_per_second", rate},
+	}
+	note := fmt.Sprintf("loss %.3f", s.result.Loss)
+	if r.in.teacher != nil {
+		m.CrossEntropy, m.KL = finite(s.result.CrossEntropy), finite(s.result.Divergence)
+		values = append(values, scalar{"train/cross_entropy", s.result.CrossEntropy}, scalar{"train/kl", s.result.Divergence})
+		note += fmt.Sprintf(", cross-entropy %.3f", s.result.CrossEntropy)
+	}
 	if err := r.metrics.add(m); err != nil {
 		return err
 	}
-	note := fmt.Sprintf("loss %.3f", s.result.Loss)
 	if m.MFU > 0 {
 		note += fmt.Sprintf(", MFU %.1f%%", 100*m.MFU)
 	}
 	r.progress.Note(note)
 	r.progress.Set(r.positions(s.number))
-	return r.scalars(s.number,
-		scalar{"train/loss", s.result.Loss}, scalar{"train/learning_rate", s.rate},
-		scalar{"train/grad_norm", s.result.GradNorm}, scalar{"train/tokens_per_second", rate})
+	return r.scalars(s.number, values...)
 }
 
 // mfu is the model FLOPs utilization at a rate of tokens a second, 0 where the
@@ -33,7 +40,7 @@ func (r *run) mfu(tokensPerSecond float64) float64 {
 	if r.device.Peak <= 0 {
 		return 0
 	}
-	return tokensPerSecond * r.in.model.TrainingFLOPs(r.in.length()) / r.device.Peak
+	return tokensPerSecond * r.in.flops() / r.device.Peak
 }
 
 // scalar is a value under a tag of TensorBoard.

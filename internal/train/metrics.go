@@ -21,10 +21,14 @@ type Metric struct {
 
 	// Of a step; absent in a held-out record. Loss and GradNorm are absent too
 	// where they were not finite.
-	Loss     *float64 `json:"loss,omitempty"` // mean over the step's tokens, before the update
+	Loss     *float64 `json:"loss,omitempty"` // mean of the objective over the step's tokens, before the update
 	Rate     *float64 `json:"lr,omitempty"`
 	GradNorm *float64 `json:"grad_norm,omitempty"` // before clipping
 	Skipped  bool     `json:"skipped,omitempty"`   // the update was left out: loss or gradient not finite
+
+	// Parts of Loss where a teacher is learned from; see engine.Step.
+	CrossEntropy *float64 `json:"ce,omitempty"`
+	KL           *float64 `json:"kl,omitempty"`
 
 	// Of a held-out record.
 	HeldoutLoss   *float64 `json:"heldout_loss,omitempty"`
@@ -33,7 +37,8 @@ type Metric struct {
 	Tokens          int64   `json:"tokens"` // trained on so far
 	TokensPerSecond float64 `json:"tokens_per_second,omitempty"`
 	// MFU is the share of the device's peak that the model's own operations
-	// take (model.Config.TrainingFLOPs), where the peak is known.
+	// and its teacher's forward pass take (model.Config.TrainingFLOPs), where
+	// the peak is known.
 	MFU     float64 `json:"mfu,omitempty"`
 	Elapsed float64 `json:"elapsed"` // seconds since the run began, pauses left out
 }

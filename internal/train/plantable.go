@@ -80,6 +80,9 @@ func (p *Plan) memoryTable() *ui.Table {
 	t.Row("optimizer", bytes(p.Memory.Optimizer))
 	t.Row(fmt.Sprintf("activations of %d x %d tokens", p.MicroRows, p.RowLength), bytes(p.Memory.Activations))
 	t.Row("workspace", bytes(p.Memory.Workspace))
+	if p.Teacher != "" {
+		t.Row("teacher", bytes(p.Memory.Teacher))
+	}
 	t.Row("total", bytes(p.Memory.Total()))
 	if p.Free > 0 {
 		t.Row("free", bytes(p.Free))
@@ -91,6 +94,9 @@ func (p *Plan) runTable() *ui.Table {
 	t := ui.NewTable("run", p.Run)
 	t.Row("begins", p.Begins)
 	t.Row("checkpoint", p.Checkpoint)
+	if p.Teacher != "" {
+		t.Row("teacher", p.Teacher)
+	}
 	t.Row("steps", fmt.Sprintf("%s, warm-up %s, %s from %g to %g",
 		ui.FormatInt(int64(p.Schedule.Total)), ui.FormatInt(int64(p.Schedule.Warmup)), p.Schedule.Shape, p.Schedule.Peak, p.Schedule.Final))
 	t.Row("a step", fmt.Sprintf("%d rows of %d tokens, %d rows in a pass", p.Rows, p.RowLength, p.MicroRows))

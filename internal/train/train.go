@@ -85,11 +85,14 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 		return err
 	}
 	defer eng.Close()
-	trainer, err := eng.Trainer(in.model, in.base, trainOptions(o.Config.Uptrain, in.length()))
+	trainer, err := eng.Trainer(in.model, in.base, in.trainOptions(o.Config.Uptrain))
 	if err != nil {
 		return fmt.Errorf("prepare training on %s: %w", eng.Info().Device, err)
 	}
 	defer trainer.Close()
+	if err := in.checkTaught(trainer.Memory(), eng.Info()); err != nil {
+		return err
+	}
 
 	r := newRun(o, in, f, eng.Info(), trainer, s)
 	if err := r.begin(former); err != nil {
@@ -102,7 +105,7 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	return result.write(s.Out, o.JSON)
 }
 
-// trainOptions are the engine's share of the recipe.
+// trainOptions are the engine's share of the recipe, teacher aside.
 func trainOptions(u config.Uptrain, length int) engine.TrainOptions {
 	return engine.TrainOptions{
 		Rows: u.MicroRows, Length: length,
