@@ -329,7 +329,7 @@ func BenchmarkDistill(b *testing.B) {
 	if cfg.Owner, err = model.ContiguousOwners(cfg.Layers, 3); err != nil {
 		b.Fatal(err)
 	}
-	const rows, length = 4, 512
+	const rows, length = 1, 512
 	batch := distillBatch(cfg, rows, length, 1)
 	w, tw := random(cfg, 1), random(teacher, 2)
 	type timed struct {
