@@ -3,6 +3,8 @@ package data
 import (
 	"fmt"
 	"slices"
+
+	"mlkv/internal/ui"
 )
 
 // Packer turns documents into rows, one document after the other.
@@ -162,11 +164,11 @@ type rowPacker struct {
 func (p *rowPacker) Add(tokens []uint16, more bool) error {
 	switch {
 	case more:
-		return fmt.Errorf("packing rows: expected whole sequences, found a part of one")
+		return ui.Usagef("packing rows: expected whole sequences, found a part of one")
 	case len(tokens) == 0:
 		return nil
 	case len(tokens) > p.length+1:
-		return fmt.Errorf("packing rows: expected sequences of at most %d + 1 tokens, found %d; set the row length to %d", p.length, len(tokens), len(tokens)-1)
+		return ui.Usagef("packing rows: expected sequences of at most %d + 1 tokens, found %d; set the row length to at least %d", p.length, len(tokens), len(tokens)-1)
 	}
 	return p.emit(tokens)
 }

@@ -11,11 +11,11 @@ import (
 type class uint8
 
 const (
-	other class = iota // neither of the following
-	letter             // \p{L}
-	number             // \p{N}
-	space              // White_Space
-	multi              // in classes[:256] as asciiClass: not ASCII, look at the character
+	other  class = iota // neither of the following
+	letter              // \p{L}
+	number              // \p{N}
+	space               // White_Space
+	multi               // in classes[:256] as asciiClass: not ASCII, look at the character
 )
 
 // classes is the class of every character below U+20000, beyond which lie only

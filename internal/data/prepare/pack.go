@@ -69,8 +69,12 @@ func (p *packing) take(t *task, r *result) error {
 	}
 	tokens := r.tokens
 	for _, d := range r.documents {
-		if err := p.document(d, tokens[:d.tokens]); err != nil {
+		err := p.document(d, tokens[:d.tokens])
+		if errors.Is(err, errLimit) {
 			return err
+		}
+		if err != nil {
+			return fmt.Errorf("prepare: %s: %w", p.inputs[t.Input].Path, err)
 		}
 		tokens = tokens[d.tokens:]
 	}

@@ -468,3 +468,30 @@ func TestTree(t *testing.T) {
 		t.Errorf("tokens %v, skipped %d", got, m.Dropped.Skipped)
 	}
 }
+
+// TestTokenRows takes packed rows as they are, and packs them
+// anew in rows of another length.
+func TestTokenRows(t *testing.T) {
+	paths, texts := testInputs(t)
+	_, tok := tokenizerFile(t)
+	o := testOptions(t, paths...)
+	mustRun(t, o)
+
+	whole := o
+	whole.Inputs, whole.Packing, whole.Out = []string{o.Out}, data.Rows, o.Out+"-rows"
+	mustRun(t, whole)
+	if !slices.EqualFunc(rowsOf(t, whole.Out), rowsOf(t, o.Out), slices.Equal[[]uint16]) {
+		t.Error("rows taken as they are differ")
+	}
+	longer := o
+	longer.Inputs, longer.RowLength, longer.Out = []string{o.Out}, 100, o.Out+"-100"
+	mustRun(t, longer)
+	if !slices.Equal(stream(rowsOf(t, longer.Out)), encodeAll(tok, texts)) {
+		t.Error("rows packed anew are not the documents")
+	}
+	shorter := o
+	shorter.Inputs, shorter.RowLength, shorter.Packing, shorter.Out = []string{o.Out}, 10, data.Rows, o.Out+"-10"
+	if err := Run(t.Context(), shorter, quiet); ui.ExitCode(err) != ui.ExitUsage || !strings.Contains(err.Error(), "at least 64") {
+		t.Errorf("rows that do not fit: %v", err)
+	}
+}
