@@ -3,10 +3,14 @@
 package cuda
 
 import (
+	"cmp"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"mlkv/internal/engine"
+	"mlkv/internal/engine/cuda/gpu"
 	"mlkv/internal/model"
 )
 
@@ -30,7 +34,7 @@ func benchModels(b *testing.B) map[string]model.Config {
 	}
 }
 
-// zeros stand for weights whose values do not matter before they are set.
+// benchWeights are weights of a fresh model's size.
 type benchWeights struct{ cfg model.Config }
 
 func (w benchWeights) Float32(name string) ([]float32, error) {
@@ -88,4 +92,120 @@ func BenchmarkTrainStep(b *testing.B) {
 			b.Logf("loss %.3f, then %.3f", first.Loss, last.Loss)
 		})
 	}
+}
+
+// BenchmarkOperations times every operation of a micro-batch by itself and prints
+// what each kind takes, with the rate of the products.
+func BenchmarkOperations(b *testing.B) {
+	e := openGPU(b, Options{})
+	for _, name := range []string{"MHA-144", "MLKV-6"} {
+		b.Run(name, func(b *testing.B) {
+			cfg := benchModels(b)[name]
+			t := newTrainer(b, e, cfg, benchWeights{cfg}, engine.TrainOptions{Rows: 32, Length: 2048, Optimizer: testOptimizer}).(*trainer)
+			var rows []operationTime
+			for b.Loop() {
+				if err := e.dev.gpu.Do(func() (err error) {
+					rows, err = timeOperations(t)
+					return err
+				}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			total := 0.0
+			for _, r := range rows {
+				total += r.ms
+			}
+			for _, r := range rows {
+				b.Logf("%8.3f ms %5.1f%% %3d x %s %s", r.ms, 100*r.ms/total, r.count, r.name, r.rate())
+			}
+			b.Logf("%8.3f ms in all", total)
+		})
+	}
+}
+
+// operationTime sums what operations of one name take.
+type operationTime struct {
+	name       string
+	count      int
+	ms         float64
+	operations float64 // floating-point operations of products
+}
+
+func (r operationTime) rate() string {
+	if r.operations == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.0f TFLOP/s", r.operations/r.ms/1e9)
+}
+
+// timeOperations runs a trainer's operations one after another with events
+// between them, and its update; slowest first.
+func timeOperations(t *trainer) ([]operationTime, error) {
+	x, s := t.grads, t.dev.stream
+	var names []string
+	var flops []float64
+	var events []gpu.Event
+	mark := func() error {
+		e, err := gpu.NewEvent(true)
+		if err != nil {
+			return err
+		}
+		events = append(events, e)
+		return e.Record(s)
+	}
+	if err := mark(); err != nil {
+		return nil, err
+	}
+	for _, o := range x.p.ops {
+		if err := x.step(o); err != nil {
+			return nil, err
+		}
+		name, n := fmt.Sprintf("%T", o.kind)[len("cuda."):], 0.0
+		for _, p := range x.products(o) {
+			n += p.Operations()
+			if _, ok := o.kind.(product); ok {
+				name = "product " + p.String()
+			}
+		}
+		names, flops = append(names, name), append(flops, n)
+		if err := mark(); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.optimize(); err != nil {
+		return nil, err
+	}
+	names, flops = append(names, "update"), append(flops, 0)
+	if err := mark(); err != nil {
+		return nil, err
+	}
+	if err := s.Synchronize(); err != nil {
+		return nil, err
+	}
+	byName := map[string]*operationTime{}
+	var list []operationTime
+	for i, name := range names {
+		ms, err := events[i].Elapsed(events[i+1])
+		if err != nil {
+			return nil, err
+		}
+		r := byName[name]
+		if r == nil {
+			r = &operationTime{name: name}
+			byName[name] = r
+		}
+		r.count++
+		r.ms += ms
+		r.operations += flops[i]
+	}
+	for i := range events {
+		if err := events[i].Destroy(); err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range byName {
+		list = append(list, *r)
+	}
+	slices.SortFunc(list, func(a, b operationTime) int { return cmp.Compare(b.ms, a.ms) })
+	return list, nil
 }

@@ -207,36 +207,34 @@ func (t *trainer) Read(name string, slot engine.Slot, dst []float32) error {
 	return fmt.Errorf("reading %s: the model has no parameter %s", slot, name)
 }
 
-// Restore implements engine.Trainer.
+// Restore implements engine.Trainer. src is not called on the device's thread,
+// so that it may read from another trainer.
 func (t *trainer) Restore(steps int, src func(name string, slot engine.Slot) ([]float32, error)) error {
-	err := t.dev.gpu.Do(func() error {
-		if err := t.dev.stream.Synchronize(); err != nil {
+	if err := t.dev.gpu.Do(t.dev.stream.Synchronize); err != nil {
+		return err
+	}
+	for _, slot := range engine.Slots {
+		array, err := t.slot(slot)
+		if err != nil {
 			return err
 		}
-		for _, slot := range engine.Slots {
-			array, err := t.slot(slot)
+		for i, param := range t.plain {
+			data, err := src(param.Name, slot)
 			if err != nil {
 				return err
 			}
-			for i, param := range t.plain {
-				data, err := src(param.Name, slot)
-				if err != nil {
-					return err
-				}
-				if err := t.write(array, i, data); err != nil {
-					return fmt.Errorf("restoring %s: %w", slot, err)
-				}
+			if err := t.dev.gpu.Do(func() error { return t.write(array, i, data) }); err != nil {
+				return fmt.Errorf("restoring %s: %w", slot, err)
 			}
 		}
-		if err := gpu.Upload(t.mem.state+stateSteps, []int32{int32(steps)}); err != nil {
-			return err
-		}
-		if err := t.copyWeights(); err != nil {
-			return err
-		}
-		return t.discard()
-	})
-	if err != nil {
+	}
+	if err := t.dev.gpu.Do(func() error {
+		return inOrder(
+			func() error { return gpu.Upload(t.mem.state+stateSteps, []int32{int32(steps)}) },
+			t.copyWeights,
+			t.discard,
+		)
+	}); err != nil {
 		return err
 	}
 	t.steps, t.counted, t.passes = steps, 0, 0

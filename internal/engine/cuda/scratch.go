@@ -3,18 +3,28 @@ package cuda
 // chunkBytes bounds the logits that exist at a time.
 const chunkBytes = 1 << 30
 
-// chunkRows is how many rows of n the head projects at a time: equal shares of
-// at most chunkBytes of logits, and a multiple of 8.
+// chunkRows is how many rows of n the head projects at a time: at most
+// chunkBytes of logits, in equal shares of whole tiles of the products where
+// there are enough rows.
 func chunkRows(n, vocab int, elementSize int64) int {
+	const tile = 256
 	most := max(8, int(chunkBytes/(int64(vocab)*elementSize)))
-	chunks := (n + most - 1) / most
-	return min(n, ((n+chunks-1)/chunks+7)/8*8)
+	if n <= most {
+		return n
+	}
+	least := (n + most - 1) / most
+	for chunks := least; chunks <= 2*least; chunks++ {
+		if rows := n / chunks; rows*chunks == n && rows%tile == 0 {
+			return rows
+		}
+	}
+	return (n/least + 8) / 8 * 8
 }
 
 // columnParts is into how many parts of rows a sum over rows is divided: enough
-// blocks of 256 columns to fill the device eight times.
+// blocks of 256 columns to fill the device four times.
 func columnParts(rows, cols, sms int) int {
-	return max(1, min((rows+63)/64, (8*sms+(cols+255)/256-1)/((cols+255)/256)))
+	return max(1, min((rows+63)/64, (4*sms+(cols+255)/256-1)/((cols+255)/256)))
 }
 
 const (

@@ -210,7 +210,8 @@ func (t *trainer) Collect(context.Context) (engine.Step, error) {
 		return engine.Step{}, err
 	}
 	t.steps = int(s.Steps)
-	return engine.Step{Loss: s.Loss / float64(s.Counted), GradNorm: float64(s.Norm), Tokens: int(s.Counted)}, nil
+	loss := s.Loss / float64(s.Counted)
+	return engine.Step{Loss: loss, CrossEntropy: loss, GradNorm: float64(s.Norm), Tokens: int(s.Counted)}, nil
 }
 
 // Discard implements engine.Trainer.

@@ -115,7 +115,7 @@ func relative(got, want []float32) float64 {
 // narrow one.
 func TestGradientsMatchTheCPU(t *testing.T) {
 	for _, mode := range []struct {
-		o           Options
+		o               Options
 		loss, each, all float64 // relative deviations allowed
 	}{
 		{Options{}, 2e-4, 0.2, 0.01},

@@ -3,6 +3,8 @@
 package cuda
 
 import (
+	"errors"
+
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/cuda/gpu"
 	"mlkv/internal/graph"
@@ -20,6 +22,9 @@ type trainPlan struct {
 	table                int64
 }
 
+// ErrNoTeacher says that the engine does not learn from a teacher.
+var ErrNoTeacher = errors.New("distillation: the CUDA engine does not learn from a teacher; use --device cpu")
+
 // Sizes of kernels/tensors.cuh.
 const (
 	tensorBlock = 8192 // elements that one block takes
@@ -28,6 +33,9 @@ const (
 )
 
 func (e *Engine) planTrainer(cfg model.Config, o engine.TrainOptions) (*trainPlan, error) {
+	if o.Distill != nil {
+		return nil, ErrNoTeacher
+	}
 	t := &trainPlan{}
 	cfg = pad(cfg)
 	var err error
