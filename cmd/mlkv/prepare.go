@@ -50,7 +50,7 @@ preparation that was interrupted goes on when the same command runs again.`,
 	flags.BoolVar(&rows, "rows", false, "take each sequence of tokenized inputs as a row, as it is")
 	flags.StringVarP(&o.Tokenizer, "tokenizer", "t", "", "tokenizer.json, or a checkpoint `folder` that holds one")
 	flags.StringVarP(&o.Out, "out", "o", "", "the `folder` to write")
-	flags.BoolVar(&o.Force, "force", false, "replace an existing folder, and start anew what was interrupted")
+	flags.BoolVar(&o.Force, "force", false, "replace an existing folder, and what another preparation of it left unfinished")
 	flags.StringArrayVar(&o.Globs, "glob", nil, "`pattern` of the files to take from folders, ** for any folders, ! to refuse; may be repeated")
 	flags.StringVar(&o.TextKey, "text-key", o.TextKey, "`field` of JSON or parquet that holds the text")
 	flags.StringSliceVar(&o.Sets, "sets", nil, "take only documents of these pile_set_`names`")

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"mlkv/internal/data/source"
 	"mlkv/internal/tokenizer"
 	"mlkv/internal/ui"
 )
@@ -180,3 +181,23 @@ func TestSeenSet(t *testing.T) {
 
 // hashOf spreads small numbers; 0 stays 0.
 func hashOf(i uint64) uint64 { return i * 0x9E3779B97F4A7C15 }
+
+func TestSpace(t *testing.T) {
+	o := Default()
+	inputs := []source.Input{{Path: "a.jsonl.zst", Bytes: 1000}, {Path: "b.jsonl", Bytes: 1000}, {Path: "c.idx", Bytes: 1000}}
+	if got := surelyNeeded(inputs, &o); got != 1800 {
+		t.Errorf("%d bytes, want 1800", got)
+	}
+	o.Sample = 0.5
+	if got := surelyNeeded(inputs, &o); got != 900 {
+		t.Errorf("of half the documents %d bytes, want 900", got)
+	}
+	huge := []source.Input{{Path: "a.jsonl", Bytes: 1 << 60}}
+	if err := checkSpace(t.TempDir(), huge, &o); ui.ExitCode(err) != ui.ExitUsage || !strings.Contains(err.Error(), "PiB free") {
+		t.Errorf("an exbibyte of text: %v", err)
+	}
+	o.Limit = 1
+	if err := checkSpace(t.TempDir(), huge, &o); err != nil {
+		t.Errorf("with a limit: %v", err)
+	}
+}

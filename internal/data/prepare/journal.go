@@ -71,7 +71,8 @@ func (w *work) clear() error {
 
 // journal is the state of an unfinished preparation.
 type journal struct {
-	Job string `json:"job"` // see jobOf
+	Job  string `json:"job"`  // see jobOf
+	Done bool   `json:"done"` // all is written but for the renaming of the folder
 	progressState
 	Outputs []outputState `json:"outputs"`
 	Seen    int64         `json:"seen"` // hashes in the file of seenSet
@@ -116,9 +117,25 @@ func readJournal(folder string) (*journal, error) {
 		err = json.Unmarshal(b, &j)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("prepare: unfinished work in %s cannot be read (pass --force to start anew): %w", folder, err)
+		return nil, fmt.Errorf("prepare: unfinished work in %s cannot be read (pass --force to discard it): %w", folder, err)
 	}
 	return &j, nil
+}
+
+// journal returns what an earlier run of the same job left, nil after clearing
+// the folder where there is nothing to go on from. With Options.Force what
+// another job left is discarded, else it is an error.
+func (w *work) journal(job string, o Options) (*journal, error) {
+	j, err := readJournal(w.folder)
+	switch {
+	case err != nil && !o.Force:
+		return nil, err
+	case err == nil && j != nil && j.Job == job:
+		return j, nil
+	case err == nil && j != nil && !o.Force:
+		return nil, ui.Usagef("prepare: %s holds an unfinished preparation of %s with other inputs or options; finish that one with its own, or pass --force to discard it", w.folder, o.Out)
+	}
+	return nil, w.clear()
 }
 
 // save writes the packing's state so that resume finds it.
@@ -138,11 +155,15 @@ func (p *packing) save(job string) error {
 		}
 		j.Seen = n
 	}
+	return j.write(p.folder)
+}
+
+func (j *journal) write(folder string) error {
 	b, err := json.Marshal(j)
 	if err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}
-	return outdir.WriteFile(journalPath(p.folder), b)
+	return outdir.WriteFile(journalPath(folder), b)
 }
 
 // resume takes the state back and removes shards that were begun after it was

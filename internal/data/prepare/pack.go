@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"os"
 	"slices"
 	"strings"
 
@@ -268,7 +267,7 @@ func (p *packing) writeManifests(fill func(*data.Manifest)) (*data.Manifest, err
 			training = m
 		}
 	}
-	return training, os.RemoveAll(journalPath(p.folder))
+	return training, nil
 }
 
 // manifest gathers one part.

@@ -29,8 +29,6 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	record := provenance.New(o)
-	record.Seed("documents", o.Seed)
 	tok, err := tokenizer.Load(o.Tokenizer)
 	if err != nil {
 		return err
@@ -55,29 +53,9 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 		return err
 	}
 	defer w.close()
-	p, err := begin(&o, w, tok, inputs, job, s)
+	m, err := fillWork(ctx, o, job, w, tok, inputs, s)
 	if err != nil {
 		return err
-	}
-	defer p.close()
-	saved, err := p.run(ctx, tok, job, s)
-	switch {
-	case errors.Is(err, ui.ErrInterrupted):
-		fmt.Fprintf(s.Err, "prepare: interrupted; the same command goes on from here (state in %s)\n", w.folder)
-		return err
-	case err != nil:
-		if !saved || ui.ExitCode(err) != ui.ExitInput {
-			return errors.Join(err, w.remove())
-		}
-		return fmt.Errorf("%w\nwhat was prepared is kept in %s; the same command goes on from there, with --force it starts anew", err, w.folder)
-	}
-	record.Finish()
-	m, err := p.writeManifests(func(m *data.Manifest) {
-		m.Tokenizer = data.TokenizerInfo{Path: o.Tokenizer, SHA256: tok.Checksum(), VocabSize: tok.VocabSize()}
-		m.Provenance = record
-	})
-	if err != nil {
-		return errors.Join(err, w.remove())
 	}
 	if err := publish(w.folder, out); err != nil {
 		return err
@@ -95,27 +73,58 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	return show(m, o, s)
 }
 
-// begin makes a packing, from the journal where there is one.
-func begin(o *Options, w *work, tok *tokenizer.Tokenizer, inputs []source.Input, job string, s ui.Streams) (*packing, error) {
-	j, err := readJournal(w.folder)
-	if err != nil && !o.Force {
+// fillWork brings the work folder to its end and returns the manifest of the
+// training part. What an earlier run of the same job left is used.
+func fillWork(ctx context.Context, o Options, job string, w *work, tok *tokenizer.Tokenizer, inputs []source.Input, s ui.Streams) (*data.Manifest, error) {
+	record := provenance.New(o)
+	record.Seed("documents", o.Seed)
+	j, err := w.journal(job, o)
+	if err != nil {
 		return nil, err
 	}
-	if j != nil && j.Job != job && !o.Force {
-		return nil, ui.Usagef("prepare: %s holds an unfinished preparation of %s with other inputs or options; finish that one with its own, or pass --force to start anew", w.folder, o.Out)
+	if j != nil && j.Done {
+		return data.ReadManifest(w.folder)
 	}
+	p, err := begin(&o, w, tok, inputs, j, s)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	saved, err := p.run(ctx, tok, job, s)
+	switch {
+	case errors.Is(err, ui.ErrInterrupted):
+		fmt.Fprintf(s.Err, "prepare: interrupted; the same command goes on from here (state in %s)\n", w.folder)
+		return nil, err
+	case err != nil && saved && ui.ExitCode(err) == ui.ExitInput:
+		return nil, fmt.Errorf("%w\nwhat was prepared is kept in %s; the same command goes on from there", err, w.folder)
+	case err != nil:
+		return nil, errors.Join(err, w.remove())
+	}
+	record.Finish()
+	m, err := p.writeManifests(func(m *data.Manifest) {
+		m.Tokenizer = data.TokenizerInfo{Path: o.Tokenizer, SHA256: tok.Checksum(), VocabSize: tok.VocabSize()}
+		m.Provenance = record
+	})
+	if err == nil {
+		err = (&journal{Job: job, Done: true}).write(w.folder)
+	}
+	if err != nil {
+		return nil, errors.Join(err, w.remove())
+	}
+	return m, nil
+}
+
+// begin makes a packing, from the journal where it is not nil.
+func begin(o *Options, w *work, tok *tokenizer.Tokenizer, inputs []source.Input, j *journal, s ui.Streams) (*packing, error) {
 	p, err := newPacking(o, tok, inputs, w.folder)
 	if err != nil {
 		return nil, err
 	}
-	if j == nil || j.Job != job {
-		if err := w.clear(); err != nil {
-			return nil, err
-		}
-		j = &journal{progressState: p.progressState}
+	if j == nil {
 		if err := checkSpace(w.folder, inputs, o); err != nil {
 			return nil, errors.Join(err, w.remove())
 		}
+		j = &journal{progressState: p.progressState}
 	} else {
 		fmt.Fprintf(s.Err, "prepare: goes on from input %d of %d, %s documents done\n", j.Next.Input+1, len(inputs), ui.FormatInt(j.Taken))
 	}
@@ -211,7 +220,7 @@ func publish(folder string, out *outdir.Dir) error {
 			return nil
 		case e.IsDir():
 			return os.Mkdir(target, 0o777)
-		case e.Name() == seenName:
+		case e.Name() == seenName, e.Name() == journalName:
 			return nil
 		}
 		if os.Link(path, target) == nil {

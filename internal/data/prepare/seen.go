@@ -70,7 +70,7 @@ func (s *seenSet) add(hash uint64) (bool, error) {
 }
 
 func (s *seenSet) insert(hash uint64) (fresh bool, err error) {
-	hash |= boolBit(hash == 0)
+	hash = max(hash, 1) // 0 marks an empty slot
 	if 4*(s.n+1) > 3*int64(len(s.table)) {
 		if err := s.grow(); err != nil {
 			return false, err
@@ -81,13 +81,6 @@ func (s *seenSet) insert(hash uint64) (fresh bool, err error) {
 	}
 	s.n++
 	return true, nil
-}
-
-func boolBit(b bool) uint64 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // place64 puts a hash into a table with room; false says that it was there.
