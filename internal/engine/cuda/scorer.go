@@ -151,8 +151,6 @@ const (
 	pickedStep = 64
 )
 
-func roundTo(n, step int) int { return (n + step - 1) / step * step }
-
 // Score implements engine.Scorer.
 func (s *scorer) Score(ctx context.Context, reqs []engine.Request) ([]engine.Score, error) {
 	if err := ctx.Err(); err != nil || len(reqs) == 0 {

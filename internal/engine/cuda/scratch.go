@@ -7,7 +7,7 @@ const chunkBytes = 1 << 30
 // chunkBytes of logits, in equal shares of whole tiles of the products where
 // there are enough rows.
 func chunkRows(n, vocab int, elementSize int64) int {
-	const tile = 256
+	const tile = 256 // of the products
 	most := max(8, int(chunkBytes/(int64(vocab)*elementSize)))
 	if n <= most {
 		return n
@@ -21,10 +21,11 @@ func chunkRows(n, vocab int, elementSize int64) int {
 	return (n/least + 8) / 8 * 8
 }
 
-// columnParts is into how many parts of rows a sum over rows is divided: enough
-// blocks of 256 columns to fill the device four times.
+// columnParts is into how many parts of rows a sum over rows is divided: as many
+// blocks of 256 columns as the device holds at a time, four on a multiprocessor,
+// so that none has to wait for another.
 func columnParts(rows, cols, sms int) int {
-	return max(1, min((rows+63)/64, (4*sms+(cols+255)/256-1)/((cols+255)/256)))
+	return max(1, min((rows+63)/64, 4*sms/((cols+255)/256)))
 }
 
 const (

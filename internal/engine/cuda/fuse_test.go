@@ -1,0 +1,70 @@
+package cuda
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"mlkv/internal/graph"
+)
+
+// TestFusedOperations pins how many operations each kind of model runs: a rule
+// that no longer finds its pattern costs time without failing anything else.
+func TestFusedOperations(t *testing.T) {
+	for name, want := range map[string]string{
+		// Three layers of: norms; qkv, rotary, attention, output; MLP in, gelu, MLP
+		// out; and backward the same with two products for each.
+		"plain": "attention 3 attentionGrad 3 columnSum 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
+			"norms 4 normsGrad 4 product 36 rotary 6",
+		"shared": "attention 3 attentionGrad 3 columnSum 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
+			"norms 4 normsGrad 4 product 36 rotary 6",
+		// Each norm has its own input, so that its gradient is joined alone.
+		"sequential": "attention 3 attentionGrad 3 columnSum 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
+			"norms 7 normsGrad 7 product 36 rotary 6",
+	} {
+		p := compileFor(t, testModels(t)[name], graph.Options{Rows: 2, Length: 6, Output: graph.Gradients}, "fused")
+		count := map[string]int{}
+		for _, o := range p.ops {
+			count[strings.TrimPrefix(fmt.Sprintf("%T", o.kind), "cuda.")]++
+		}
+		var list []string
+		for _, k := range slices.Sorted(maps.Keys(count)) {
+			list = append(list, fmt.Sprint(k, " ", count[k]))
+		}
+		if got := strings.Join(list, " "); got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", name, got, want)
+		}
+	}
+}
+
+// TestPlacesDoNotOverlap: matrices that are needed at the same time lie apart.
+func TestPlacesDoNotOverlap(t *testing.T) {
+	for name, cfg := range testModels(t) {
+		p := compileFor(t, cfg, graph.Options{Rows: 2, Length: 6, Output: graph.Gradients}, "fused")
+		needScratch(p, sizes{2}, 132)
+		a := place(p, sizes{2})
+		first, until := map[*matrix]int{}, map[*matrix]int{}
+		for i, o := range p.ops {
+			for _, m := range slices.Concat(o.in, o.out, o.temp) {
+				root, _ := m.root()
+				if _, seen := first[root]; !seen {
+					first[root] = i
+				}
+				until[root] = i
+			}
+		}
+		for x, at := range a.offset {
+			end := at + (sizes{2}).bytes(x)
+			if end > a.size || at%alignment != 0 {
+				t.Errorf("%s: %v lies at %d to %d of %d", name, x, at, end, a.size)
+			}
+			for y, bt := range a.offset {
+				if x != y && first[x] <= until[y] && first[y] <= until[x] && at < bt+(sizes{2}).bytes(y) && bt < end {
+					t.Errorf("%s: %v at %d and %v at %d overlap", name, x, at, y, bt)
+				}
+			}
+		}
+	}
+}
