@@ -53,10 +53,6 @@ const (
 	NoVector Vector = iota
 	// AddBias adds the vector, of N elements, to every row of the result.
 	AddBias
-	// SumA writes the sum of op(A) over K, M elements, to the vector: the
-	// gradient of a bias beside that of the weight, where op(A) is the
-	// transposed gradient of a linear map's output.
-	SumA
 )
 
 // Product describes D = op(A) op(B) [+ C] [+ bias] over row-major matrices:
@@ -85,7 +81,7 @@ func (p Product) String() string {
 	if p.Add {
 		s += " +C"
 	}
-	return s + [...]string{"", " +bias", " sum(A)"}[p.Vector]
+	return s + [...]string{"", " +bias"}[p.Vector]
 }
 
 // Operations is the number of floating-point operations of the product.
@@ -115,8 +111,8 @@ func (p Product) shape() C.mlkv_lt_shape {
 		lda: stride(p.StrideB, p.K, p.N, p.TransB), ldb: stride(p.StrideA, p.M, p.K, p.TransA),
 		ldc: stride(p.StrideC, 0, p.N, false), ldd: stride(p.StrideD, 0, p.N, false),
 		type_in: p.In.cuda(), type_c: p.Out.cuda(), type_out: p.Out.cuda(), type_bias: p.VectorType.cuda(),
-		compute:  68,                                   // CUBLAS_COMPUTE_32F
-		epilogue: [...]C.uint32_t{1, 4, 512}[p.Vector], // DEFAULT, BIAS, BGRADB
+		compute:  68,                              // CUBLAS_COMPUTE_32F
+		epilogue: [...]C.uint32_t{1, 4}[p.Vector], // DEFAULT, BIAS
 	}
 	if p.Add {
 		s.beta = 1
@@ -213,9 +209,6 @@ func (m *Matmul) run(s Stream, algo *C.mlkv_lt_algo, o Operands, c Ptr) error {
 	}
 	return nil
 }
-
-// Product is what m computes.
-func (m *Matmul) Product() Product { return m.p }
 
 // Close gives the plan back.
 func (m *Matmul) Close() {

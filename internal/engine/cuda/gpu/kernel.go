@@ -125,23 +125,3 @@ func cell(kernel string, i int, a any) uint64 {
 
 // c is the driver's handle, the only field of cu's type.
 func (k *Kernel) c() C.CUfunction { return *(*C.CUfunction)(unsafe.Pointer(&k.f)) }
-
-// Attributes are what the compiler made of a kernel.
-type Attributes struct {
-	Registers int // of a thread
-	Local     int // bytes of a thread, spills included
-	Shared    int // static bytes of a block
-}
-
-// Attributes asks the driver.
-func (k *Kernel) Attributes() (a Attributes, err error) {
-	for _, q := range []struct {
-		dst  *int
-		attr cu.FunctionAttribute
-	}{{&a.Registers, cu.NumRegs}, {&a.Local, cu.LocalSizeBytes}, {&a.Shared, cu.SharedSizeBytes}} {
-		if *q.dst, err = k.f.Attribute(q.attr); err != nil {
-			return a, wrap("cuFuncGetAttribute of "+k.name, err)
-		}
-	}
-	return a, nil
-}
