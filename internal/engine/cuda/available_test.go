@@ -59,3 +59,13 @@ func TestNoUnresolvedSymbols(t *testing.T) {
 		}
 	}
 }
+
+// TestOpenWithoutDriver: the error of --device cuda names what is missing.
+func TestOpenWithoutDriver(t *testing.T) {
+	if Available() == nil {
+		t.Skip("this machine has a GPU")
+	}
+	if e, err := Open(0, Options{}); err == nil || e != nil || !strings.Contains(err.Error(), "NVIDIA") {
+		t.Errorf("got %v, %v; want an error that names what is missing", e, err)
+	}
+}

@@ -20,7 +20,7 @@ type Engine struct {
 }
 
 // Open takes the GPU of the given number. Its error says why it cannot be used.
-func Open(index int, o Options) (*Engine, error) {
+func Open(index int, o Options) (engine.Engine, error) {
 	if err := Available(); err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func openGPU(t testing.TB, o Options) *Engine {
 			t.Error(err)
 		}
 	})
-	return e
+	return e.(*Engine)
 }
 
 func newTrainer(t testing.TB, e engine.Engine, cfg model.Config, w engine.Weights, o engine.TrainOptions) engine.Trainer {
