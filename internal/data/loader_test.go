@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -252,5 +253,45 @@ func BenchmarkLoader(b *testing.B) {
 			}
 			b.ReportMetric(float64(n)/b.Elapsed().Seconds()/1e6, "Mtokens/s")
 		})
+	}
+}
+
+func TestPrefetchKeepsOrder(t *testing.T) {
+	dir := loaderFolder(t)
+	want := take(t, open(t, dir, LoaderOptions{Shuffle: true, Seed: 3}), 100)
+	for _, depth := range []int{1, 2, 15, 16, 17, 64, 1000} {
+		l := open(t, dir, LoaderOptions{Shuffle: true, Seed: 3, Prefetch: depth})
+		if got := take(t, l, 100); !slices.Equal(got, want) {
+			t.Errorf("depth %d: order %v, want %v", depth, got, want)
+		}
+		if got := l.Position(); got != (Position{Epoch: 2, Row: 26}) {
+			t.Errorf("depth %d: position %+v after 100 of 37 rows an epoch", depth, got)
+		}
+	}
+}
+
+// TestPrefetchPassesErrors damages the length of a row.
+func TestPrefetchPassesErrors(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a"+ShardSuffix)
+	writeShard(t, path, testHeader(), numbered(0, 5))
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-8] = 200 // of row 3
+	if err := os.WriteFile(path, b, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, depth := range []int{0, 1, 100} {
+		l := open(t, path, LoaderOptions{Prefetch: depth})
+		take(t, l, 3)
+		for range 2 {
+			if _, err := l.Next(); ui.ExitCode(err) != ui.ExitInput {
+				t.Errorf("depth %d: error %v at the damaged row, want exit code %d", depth, err, ui.ExitInput)
+			}
+		}
+		if got := l.Position(); got.Row != 3 {
+			t.Errorf("depth %d: position %+v, want that of the damaged row", depth, got)
+		}
 	}
 }

@@ -50,13 +50,22 @@ func workFolder(out string) string {
 	return filepath.Join(filepath.Dir(out), "."+filepath.Base(out)+".prepare")
 }
 
-// close unlocks the folder, remove removes it before.
+// close unlocks the folder.
 func (w *work) close() { w.lock.Close() }
 
-func (w *work) remove() error { return os.RemoveAll(w.folder) }
+// remove removes the folder, the journal first: without the rest it would lie.
+func (w *work) remove() error {
+	if err := os.RemoveAll(journalPath(w.folder)); err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
+	return os.RemoveAll(w.folder)
+}
 
-// clear removes what the folder holds.
+// clear removes what the folder holds, the journal first.
 func (w *work) clear() error {
+	if err := os.RemoveAll(journalPath(w.folder)); err != nil {
+		return fmt.Errorf("prepare: %w", err)
+	}
 	entries, err := os.ReadDir(w.folder)
 	if err != nil {
 		return fmt.Errorf("prepare: %w", err)

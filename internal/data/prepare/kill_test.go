@@ -54,14 +54,18 @@ func TestKill(t *testing.T) {
 
 	r := rand.New(rand.NewPCG(uint64(kills), 1))
 	done, resumed := 0, 0
-	for killed := 0; killed < kills; {
-		if _, err := os.Stat(o.Out); err == nil {
-			sameFiles(t, files(t, o.Out), want)
-			if err := os.RemoveAll(o.Out); err != nil {
-				t.Fatal(err)
-			}
-			done++
+	takeAway := func() { // an output that is there must be right
+		if _, err := os.Stat(o.Out); err != nil {
+			return
 		}
+		sameFiles(t, files(t, o.Out), want)
+		if err := os.RemoveAll(o.Out); err != nil {
+			t.Fatal(err)
+		}
+		done++
+	}
+	for killed := 0; killed < kills; {
+		takeAway()
 		w := workFolder(o.Out)
 		if _, err := os.Stat(journalPath(w)); err == nil {
 			resumed++
@@ -76,8 +80,9 @@ func TestKill(t *testing.T) {
 		}
 		cmd.Wait()
 	}
-	if err := child().Run(); err != nil {
-		t.Fatal(err)
+	takeAway()
+	if out, err := child().CombinedOutput(); err != nil {
+		t.Fatalf("last run: %v\n%s", err, out)
 	}
 	sameFiles(t, files(t, o.Out), want)
 	t.Logf("%d kills, %d resumed runs, %d runs done before the last", kills, resumed, done)
