@@ -23,8 +23,14 @@ func onCPU() (engine.Engine, error) { return cpu.Open(0), nil }
 // shard writes packed rows of a tokenizer with the given checksum.
 func shard(t *testing.T, tokenizer string, rows ...[]uint16) string {
 	t.Helper()
+	return wideShard(t, tokenizer, 8, rows...)
+}
+
+// wideShard is shard for rows that predict length tokens.
+func wideShard(t *testing.T, tokenizer string, length int, rows ...[]uint16) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "x"+data.ShardSuffix)
-	h := data.Header{RowLength: 8, Packing: data.Stream, VocabSize: 1 << 16}
+	h := data.Header{RowLength: length, Packing: data.Stream, VocabSize: 1 << 16}
 	if err := h.SetTokenizer(tokenizer); err != nil {
 		t.Fatal(err)
 	}
