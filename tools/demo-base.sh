@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the base checkpoint of the demonstration (demo/base) from nothing: a
 # tokenizer, packed text and a model trained from scratch on Go's source tree.
-# Takes about half an hour on two free cores with OpenBLAS.
+# Takes about half an hour on one core with OpenBLAS.
 #
 #   tools/demo-base.sh bin/mlkv runs/demo-base
 set -euo pipefail

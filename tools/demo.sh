@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole method on the small base that the repository carries: the base is
-# converted to four rows, all five are uptrained on Go's source tree, scored and
-# laid side by side.
+# converted to four rows by pooling and to one by absorption; these and the base
+# itself are uptrained on Go's source tree, scored and laid side by side.
 #
 #   tools/demo.sh bin/mlkv runs/demo
 set -euo pipefail
@@ -16,21 +16,22 @@ mkdir -p "$work"
 "$mlkv" version >&2
 
 step "text: Go's source tree, packed into rows of 256 tokens"
-"$mlkv" prepare --config "$config" --tokenizer demo/base --out "$work/data" --heldout 2% "${demo_text[@]}"
+"$mlkv" prepare --config "$config" --tokenizer demo/base --out "$work/data" --heldout 0.6% "${demo_text[@]}"
 
-# name, layers that own keys and values, key/value heads in each
-while read -r name layers heads; do
-	step "$name: $layers layers with $heads key/value heads each"
+# name, layers that own keys and values, key/value heads in each, start
+while read -r name layers heads start; do
+	step "$name: $layers layers with $heads key/value heads each, by $start"
 	row=(--config "$config" --set "name=$name" --work "$work/$name")
-	"$mlkv" convert "${row[@]}" --kv-layers "$layers" --kv-heads "$heads"
+	"$mlkv" convert "${row[@]}" --kv-layers "$layers" --kv-heads "$heads" --start "$start" --calibration "$work/data"
 	"$mlkv" uptrain "${row[@]}" --train "$work/data" --heldout "$work/data/heldout"
 	"$mlkv" eval "${row[@]}" --heldout "$work/data/heldout"
 done <<-ROWS
-	MHA-32   8 4
-	GQA-16   8 2
-	MLKV-16  4 4
-	MQA-8    8 1
-	MLKV-2   2 1
+	MHA-32         8 4 pooling
+	GQA-16         8 2 pooling
+	MLKV-16        4 4 pooling
+	MQA-8          8 1 pooling
+	MLKV-2         2 1 pooling
+	MLKV-2-absorb  2 1 absorb
 ROWS
 
 step "all rows"
