@@ -9,6 +9,7 @@ import (
 	"mlkv/internal/convert"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/device"
+	"mlkv/internal/hub"
 	"mlkv/internal/model"
 	"mlkv/internal/ui"
 )
@@ -118,6 +119,10 @@ func convertPaths(o *convert.Options, c config.Config, args []string) error {
 	}
 	if o.Source == "" {
 		return ui.Usagef("no checkpoint to convert: give its folder, or name one in the configuration (base)")
+	}
+	var err error
+	if o.Source, err = hub.Resolve(o.Source); err != nil {
+		return err
 	}
 	if o.Output == "" {
 		if c.Work == "" {

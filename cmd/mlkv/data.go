@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mlkv/internal/data/inspect"
+	"mlkv/internal/hub"
 )
 
 func newDataCmd(a *app) *cobra.Command {
@@ -31,8 +32,11 @@ code 3.`,
 		Example: `  mlkv data inspect pile
   mlkv data inspect pile/shard-00000.rows --tokenizer pythia-160m --samples 5`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.Paths = args
+			if o.Tokenizer, err = hub.ResolveTokenizer(o.Tokenizer); err != nil {
+				return err
+			}
 			return inspect.Run(cmd.Context(), o, a.Streams)
 		},
 		DisableFlagsInUseLine: true,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 
@@ -46,6 +47,9 @@ command is given again. Several checkpoints have a folder each below --out.`,
 			if o.Name == "" && len(args) == 0 {
 				o.Name = c.Name
 			}
+			if o.Name == "" && len(args) == 1 && o.Models[0] != args[0] {
+				o.Name = path.Base(args[0]) // the snapshot's folder is a commit
+			}
 			if o.Output == "" && c.Work != "" {
 				o.Output = filepath.Join(c.Work, "eval")
 			}
@@ -82,7 +86,7 @@ command is given again. Several checkpoints have a folder each below --out.`,
 // folder holds.
 func evalCheckpoints(c config.Config, args []string) ([]string, error) {
 	if len(args) > 0 {
-		return args, nil
+		return resolveAll(args)
 	}
 	if c.Work == "" {
 		return nil, ui.Usagef("no checkpoint to score: give its folder, or name a work folder (work)")

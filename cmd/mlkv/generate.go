@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mlkv/internal/hub"
 	"mlkv/internal/infer"
 	"mlkv/internal/ui"
 )
@@ -38,7 +39,10 @@ printed as it comes.`,
 				}
 				o.Prompts = append(o.Prompts, more...)
 			}
-			o.Model, o.Device, o.Threads = args[0], c.Device, c.Threads
+			if o.Model, err = hub.Resolve(args[0]); err != nil {
+				return err
+			}
+			o.Device, o.Threads = c.Device, c.Threads
 			return infer.Run(cmd.Context(), o, a.Streams)
 		},
 	}

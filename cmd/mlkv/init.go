@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mlkv/internal/checkpoint/fresh"
+	"mlkv/internal/hub"
 	"mlkv/internal/model"
 )
 
@@ -24,8 +25,11 @@ processors.`,
 		Example: `  mlkv init pythia-160m --out models/random-160m --seed 1
   mlkv init small.yaml --out models/small --tokenizer models/pythia-160m`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.Size = args[0]
+			if o.Tokenizer, err = hub.ResolveTokenizer(o.Tokenizer); err != nil {
+				return err
+			}
 			return fresh.Run(cmd.Context(), o, a.Streams)
 		},
 	}

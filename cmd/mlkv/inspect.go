@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mlkv/internal/checkpoint/inspect"
+	"mlkv/internal/hub"
 )
 
 func newInspectCmd(a *app) *cobra.Command {
@@ -18,8 +19,10 @@ grouped-query and multi-query attention in the same model.`,
 		Example: `  mlkv inspect models/pythia-160m
   mlkv inspect runs/mlkv-6/converted --batch 1,32,1024 --length 4096 --json`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Dir = args[0]
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if o.Dir, err = hub.Resolve(args[0]); err != nil {
+				return err
+			}
 			return inspect.Run(cmd.Context(), o, a.Streams)
 		},
 	}

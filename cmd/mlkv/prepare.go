@@ -6,6 +6,7 @@ import (
 
 	"mlkv/internal/data"
 	"mlkv/internal/data/prepare"
+	"mlkv/internal/hub"
 	"mlkv/internal/ui"
 )
 
@@ -31,6 +32,9 @@ preparation that was interrupted goes on when the same command runs again.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.config(cmd)
 			if err != nil {
+				return err
+			}
+			if o.Tokenizer, err = hub.ResolveTokenizer(o.Tokenizer); err != nil {
 				return err
 			}
 			o.Inputs, o.RowLength, o.ShardBytes = args, c.Data.RowLength, shardMiB<<20

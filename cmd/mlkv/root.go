@@ -32,6 +32,7 @@ var commands = []struct {
 	group string
 	new   func(*app) *cobra.Command
 }{
+	{groupPrepare, newPullCmd},
 	{groupPrepare, newInitCmd},
 	{groupPrepare, newInspectCmd},
 	{groupPrepare, newPrepareCmd},

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mlkv/internal/data/tokenize"
+	"mlkv/internal/hub"
 )
 
 func newTokenizeCmd(a *app) *cobra.Command {
@@ -19,8 +20,11 @@ input, one line a text; with --decode it prints the text of ids.`,
   mlkv tokenize --tokenizer pythia-160m --jsonl --file texts.jsonl > ids.txt
   mlkv tokenize train --vocab 1024 --out tokenizer.json --glob '**/*.go' src`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.Texts = args
+			if o.Tokenizer, err = hub.ResolveTokenizer(o.Tokenizer); err != nil {
+				return err
+			}
 			return tokenize.Run(cmd.Context(), o, a.Streams)
 		},
 		DisableFlagsInUseLine: true,

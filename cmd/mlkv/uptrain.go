@@ -11,6 +11,7 @@ import (
 	"mlkv/internal/config"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/device"
+	"mlkv/internal/hub"
 	"mlkv/internal/train"
 	"mlkv/internal/ui"
 )
@@ -42,6 +43,9 @@ inputs differ is refused.`,
 			}
 			o.Config = c
 			if o.Checkpoint, err = uptrainCheckpoint(c, args); err != nil {
+				return err
+			}
+			if err := resolveTeacher(&o.Config); err != nil {
 				return err
 			}
 			if o.Out == "" && c.Work == "" {
@@ -91,7 +95,7 @@ inputs differ is refused.`,
 // checkpoint in the work folder. The unconverted base is never taken silently.
 func uptrainCheckpoint(c config.Config, args []string) (string, error) {
 	if len(args) > 0 {
-		return args[0], nil
+		return hub.Resolve(args[0])
 	}
 	if c.Work == "" {
 		return "", ui.Usagef("no checkpoint to start from: give its folder, or name a work folder (work) that holds converted/")
@@ -101,4 +105,22 @@ func uptrainCheckpoint(c config.Config, args []string) (string, error) {
 		return "", ui.Usagef("checkpoint %s: does not exist; run mlkv convert first, or give a folder to start from (the base itself is the control)", dir)
 	}
 	return dir, nil
+}
+
+// resolveTeacher finds the teacher that the recipe names, or the base that
+// stands for it, where it is a hub's name.
+func resolveTeacher(c *config.Config) error {
+	d := &c.Uptrain.Distill
+	name := d.Teacher
+	if name == "" {
+		name = c.Base
+	}
+	if d.Weight == 0 || name == "" {
+		return nil
+	}
+	folder, err := hub.Resolve(name)
+	if err == nil && folder != name {
+		d.Teacher = folder
+	}
+	return err
 }
