@@ -58,8 +58,8 @@ where they are not given.`,
 				Paths: c.Convert.Calibration.Path, Rows: c.Convert.Calibration.Rows, Seed: c.Convert.Calibration.Seed,
 				RowLength: c.Data.RowLength,
 			}
-			o.Observer = func() (engine.Engine, error) { return openObserver(c.Device, c.Threads) }
-			o.Engine = func() (engine.Engine, error) { return device.Open(c.Device, c.Threads) }
+			o.Observer = func() (engine.Engine, error) { return openObserver(a.device(c)) }
+			o.Engine = func() (engine.Engine, error) { return device.Open(a.device(c)) }
 			return convert.Run(cmd.Context(), o, a.Streams)
 		},
 	}
@@ -92,22 +92,6 @@ where they are not given.`,
 	flags.BoolVar(&o.Force, "force", false, "replace the output folder where it exists")
 	flags.BoolVar(&o.JSON, "json", false, "print the report, with every tensor, as JSON")
 	return cmd
-}
-
-// openObserver opens a device that can show activations: the one asked for, or
-// the CPU where auto stands for one that cannot.
-func openObserver(name string, threads int) (engine.Engine, error) {
-	e, err := device.Open(name, threads)
-	if err != nil || name != "auto" {
-		return e, err
-	}
-	if _, ok := e.(engine.Observer); ok {
-		return e, nil
-	}
-	if err := e.Close(); err != nil {
-		return nil, err
-	}
-	return device.Open("cpu", threads)
 }
 
 // convertPaths fills in the folders that the command line left to the

@@ -56,7 +56,7 @@ command is given again. Several checkpoints have a folder each below --out.`,
 			o.Tasks, o.Data, o.Limit = c.Eval.Tasks, c.Eval.Data, c.Eval.Limit
 			o.BatchTokens, o.LogSamples = c.Eval.BatchTokens, c.Eval.LogSamples
 			o.Heldout, o.RowLength = evalHeldout(c), c.Data.RowLength
-			o.Device, o.Threads, o.Config = c.Device, c.Threads, c
+			o.Device, o.Config = a.device(c), c
 			return eval.Run(cmd.Context(), o, a.Streams)
 		},
 	}

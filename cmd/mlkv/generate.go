@@ -42,7 +42,7 @@ printed as it comes.`,
 			if o.Model, err = hub.Resolve(args[0]); err != nil {
 				return err
 			}
-			o.Device, o.Threads = c.Device, c.Threads
+			o.Device = a.device(c)
 			return infer.Run(cmd.Context(), o, a.Streams)
 		},
 	}

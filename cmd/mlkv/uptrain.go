@@ -54,7 +54,7 @@ inputs differ is refused.`,
 			if o.Out == "" {
 				o.Out = filepath.Join(c.Work, "uptrain")
 			}
-			o.Device = func() (engine.Engine, error) { return device.Open(c.Device, c.Threads) }
+			o.Device = func() (engine.Engine, error) { return device.Open(a.device(c)) }
 			return train.Run(cmd.Context(), o, a.Streams)
 		},
 	}
@@ -62,6 +62,8 @@ inputs differ is refused.`,
 		{"work", "work", "`folder` of the row: converted/ is read, uptrain/ is written"},
 		{"device", "device", "auto, cpu, cuda or cuda:N"},
 		{"threads", "threads", "CPU threads; 0 takes all"},
+		{"precision", "precision", "of a GPU: bf16 or float32"},
+		{"uptrain.recompute", "recompute", "what a GPU computes again instead of keeping it: none, mlp or layer"},
 		{"data.train", "train", "packed shards to train on, or folders of them"},
 		{"data.heldout", "heldout", "packed shards of held-out text"},
 		{"uptrain.steps", "steps", "optimizer steps; 0 takes --epochs"},

@@ -23,7 +23,7 @@ func newVersionCmd(a *app) *cobra.Command {
 				enc.SetIndent("", "  ")
 				return enc.Encode(b)
 			}
-			e, err := device.Open("cpu", 0)
+			e, err := device.Open(device.Options{Name: "cpu"})
 			if err != nil {
 				return err
 			}

@@ -15,6 +15,9 @@ type Config struct {
 	Work    string `yaml:"work"`
 	Device  string `yaml:"device"`  // auto, cpu, cuda, cuda:N
 	Threads int    `yaml:"threads"` // CPU threads; 0 takes all
+	// Precision of a GPU's activations and products: bf16 or float32. The CPU
+	// computes in float32.
+	Precision string `yaml:"precision"`
 
 	Convert Convert `yaml:"convert"`
 	Data    Data    `yaml:"data"`
@@ -30,8 +33,8 @@ type Convert struct {
 	// Start is how shared heads come about: pooling, or absorb on Calibration.
 	Start       string      `yaml:"start"`
 	Calibration Calibration `yaml:"calibration"`
-	Pooling  string `yaml:"pooling"`   // mean, running, first
-	Grow     string `yaml:"grow"`      // split, copy, none
+	Pooling     string      `yaml:"pooling"` // mean, running, first
+	Grow        string      `yaml:"grow"`    // split, copy, none
 	// SharedKeyRotary is "after" or "before".
 	SharedKeyRotary string `yaml:"shared_key_rotary"`
 	KeyValueMLP     bool   `yaml:"key_value_mlp"` // the authors' two-layer projections
@@ -82,6 +85,9 @@ type Uptrain struct {
 	CheckpointEvery int  `yaml:"checkpoint_every"` // steps; 0: only at the end and on signals
 	KeepCheckpoints int  `yaml:"keep_checkpoints"` // 0: all
 	TensorBoard     bool `yaml:"tensorboard"`
+	// Recompute is what a GPU computes again in the backward pass instead of
+	// keeping it: none, mlp or layer.
+	Recompute string `yaml:"recompute"`
 	// OnNaN is what a loss that is not a number does: stop or skip.
 	OnNaN string `yaml:"on_nan"`
 }
@@ -107,7 +113,7 @@ type Eval struct {
 // paper's recipe.
 func Default() Config {
 	return Config{
-		Device: "auto",
+		Device: "auto", Precision: "bf16",
 		Convert: Convert{
 			Start: "pooling", Calibration: Calibration{Rows: 16, Seed: 42},
 			Pooling: "mean", Grow: "split", SharedKeyRotary: "after", DType: "float32", Seed: 42,
@@ -119,7 +125,7 @@ func Default() Config {
 			Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.01, Decay: "matrices", Clip: 1,
 			Distill:  Distill{Temperature: 1},
 			LogEvery: 1, HeldoutEvery: 0, HeldoutRows: 0, CheckpointEvery: 1000, KeepCheckpoints: 2,
-			TensorBoard: true, OnNaN: "stop",
+			TensorBoard: true, Recompute: "none", OnNaN: "stop",
 		},
 		Eval: Eval{
 			Tasks:       []string{"arc_easy", "lambada_openai", "piqa", "sciq"},

@@ -103,6 +103,10 @@ func TestEveryKeyByEveryMeans(t *testing.T) {
 			return "linear"
 		case "uptrain.decay":
 			return "all"
+		case "precision":
+			return "float32"
+		case "uptrain.recompute":
+			return "layer"
 		case "uptrain.on_nan":
 			return "skip"
 		case "eval.tasks":

@@ -12,17 +12,19 @@ import (
 
 // The values that keys of fixed choice take.
 var (
-	Starts    = []string{"pooling", "absorb"}
-	Poolings  = []string{"mean", "running", "first"}
-	Growths   = []string{"split", "copy", "none"}
-	Rotaries  = []string{string(model.RotaryAfter), string(model.RotaryBefore)}
-	DTypes    = []string{"float32", "float16", "bfloat16"}
-	Packings  = []string{"stream", "authors"}
-	Schedules = []string{"cosine", "linear", "constant"}
-	Decays    = []string{"matrices", "all"}
-	OnNaNs    = []string{"stop", "skip"}
-	Tasks     = []string{"arc_easy", "lambada_openai", "piqa", "sciq", "boolq", "heldout"}
-	Presets   = []string{"", "authors"}
+	Starts     = []string{"pooling", "absorb"}
+	Poolings   = []string{"mean", "running", "first"}
+	Growths    = []string{"split", "copy", "none"}
+	Rotaries   = []string{string(model.RotaryAfter), string(model.RotaryBefore)}
+	DTypes     = []string{"float32", "float16", "bfloat16"}
+	Packings   = []string{"stream", "authors"}
+	Precisions = []string{"bf16", "float32"}
+	Recomputes = []string{"none", "mlp", "layer"}
+	Schedules  = []string{"cosine", "linear", "constant"}
+	Decays     = []string{"matrices", "all"}
+	OnNaNs     = []string{"stop", "skip"}
+	Tasks      = []string{"arc_easy", "lambada_openai", "piqa", "sciq", "boolq", "heldout"}
+	Presets    = []string{"", "authors"}
 )
 
 // presets are values that stand in for the defaults of several keys. The
@@ -87,6 +89,7 @@ func (c Config) problems() []problem {
 	k := &checker{}
 	k.that(devicePattern.MatchString(c.Device), "device", `expected auto, cpu, cuda or cuda:N, found %q`, c.Device)
 	k.atLeast("threads", c.Threads, 0)
+	k.oneOf("precision", c.Precision, Precisions)
 	c.Convert.check(k)
 	k.atLeast("data.row_length", c.Data.RowLength, 2)
 	k.oneOf("data.packing", c.Data.Packing, Packings)
@@ -132,6 +135,7 @@ func (u Uptrain) check(k *checker) {
 	k.atLeast("uptrain.warmup_steps", u.WarmupSteps, 0)
 	k.that(u.Beta1 >= 0 && u.Beta1 < 1, "uptrain.beta1", "expected at least 0 and less than 1, found %g", u.Beta1)
 	k.that(u.Beta2 >= 0 && u.Beta2 < 1, "uptrain.beta2", "expected at least 0 and less than 1, found %g", u.Beta2)
+	k.oneOf("uptrain.recompute", u.Recompute, Recomputes)
 	k.that(u.Eps > 0, "uptrain.eps", "expected more than 0, found %g", u.Eps)
 	k.that(u.WeightDecay >= 0, "uptrain.weight_decay", "expected 0 or more, found %g", u.WeightDecay)
 	k.oneOf("uptrain.decay", u.Decay, Decays)

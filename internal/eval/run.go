@@ -35,9 +35,8 @@ type Options struct {
 	LogSamples bool
 	Compare    string // result file to hold the figures against
 	JSON       bool   // print the results as JSON
-	Device     string // auto, cpu, cuda, cuda:N
-	Threads    int    // of the CPU; 0: all
-	Config     any    // for the record
+	Device     device.Options
+	Config     any // for the record
 }
 
 // Run scores models and prints their figures. What a model has answered before
@@ -57,7 +56,7 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 			return err
 		}
 	}
-	eng, err := device.Open(o.Device, o.Threads)
+	eng, err := device.Open(o.Device)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"mlkv/internal/checkpoint"
 	"mlkv/internal/checkpoint/fresh"
 	"mlkv/internal/data"
+	"mlkv/internal/engine/device"
 	"mlkv/internal/model"
 	"mlkv/internal/tokenizer"
 	"mlkv/internal/ui"
@@ -44,7 +45,7 @@ func randomCheckpoint(t *testing.T, name string, change func(*model.Config)) (di
 func runEval(t *testing.T, ctx context.Context, o Options) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	o.Device = "cpu"
+	o.Device = device.Options{Name: "cpu"}
 	err = Run(ctx, o, ui.Streams{Out: &out, Err: &errs, Width: 80})
 	return out.String(), errs.String(), err
 }
@@ -210,10 +211,10 @@ func TestRunRefuses(t *testing.T) {
 		{"empty text", func(o *Options) { o.Heldout = []string{filepath.Join(files, "short.txt")} }, ui.ExitInput, "short.txt"},
 		{"a shard that is none", func(o *Options) { o.Heldout = []string{filepath.Join(files, "x.rows")} }, ui.ExitInput, "x.rows"},
 		{"a shard of another tokenizer", func(o *Options) { o.Heldout = []string{foreign} }, ui.ExitInput, "tokenizer"},
-		{"an unknown device", func(o *Options) { o.Device = "abacus" }, ui.ExitUsage, "abacus"},
+		{"an unknown device", func(o *Options) { o.Device.Name = "abacus" }, ui.ExitUsage, "abacus"},
 	} {
 		o := base
-		o.Output, o.Device = filepath.Join(t.TempDir(), "out"), "cpu"
+		o.Output, o.Device.Name = filepath.Join(t.TempDir(), "out"), "cpu"
 		c.change(&o)
 		var out bytes.Buffer
 		err := Run(t.Context(), o, ui.Streams{Out: &out, Err: &out, Width: 80})

@@ -17,8 +17,7 @@ import (
 type Options struct {
 	Model   string   // checkpoint folder
 	Prompts []string // continued each on its own
-	Device  string   // auto, cpu, cuda, cuda:N
-	Threads int      // of the CPU; 0: all
+	Device  device.Options
 	Sampling
 	MaxTokens int      // to add at most
 	Stop      []string // end a continuation before any of these
@@ -46,7 +45,10 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	if err != nil {
 		return err
 	}
-	eng, err := device.Open(o.Device, o.Threads)
+	if o.Device.Name == "auto" {
+		o.Device.Name = "cpu" // the CUDA engine does not decode
+	}
+	eng, err := device.Open(o.Device)
 	if err != nil {
 		return err
 	}

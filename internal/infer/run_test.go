@@ -10,6 +10,7 @@ import (
 
 	"mlkv/internal/checkpoint"
 	"mlkv/internal/checkpoint/fresh"
+	"mlkv/internal/engine/device"
 	"mlkv/internal/model"
 	"mlkv/internal/tokenizer"
 	"mlkv/internal/ui"
@@ -38,7 +39,7 @@ func randomCheckpoint(t *testing.T) string {
 func runGenerate(t *testing.T, o Options) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	o.Device = "cpu"
+	o.Device = device.Options{Name: "cpu"}
 	err := Run(t.Context(), o, ui.Streams{Out: &out, Err: new(bytes.Buffer), Width: 80})
 	return out.String(), err
 }

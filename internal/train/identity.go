@@ -21,7 +21,7 @@ type identity map[string]string
 // operational are keys that say how a run is watched and kept, not what it
 // computes. They may change when a run goes on.
 var operational = []string{
-	"log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "on_nan",
+	"log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "on_nan", "recompute",
 }
 
 // newIdentity takes every key of the recipe that is not operational. Those of
