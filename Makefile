@@ -42,6 +42,14 @@ demo: build ## convert, uptrain and evaluate five rows of the small base
 bench: ## rates of training, scoring, conversion and reading beside the machine's own
 	$(GO) test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 3x ./internal/blas ./internal/engine/cpu ./internal/convert ./internal/checkpoint ./internal/tokenizer ./internal/data/...
 
+bin/cuda.test: ## the CUDA engine's tests as a binary, for a machine with a GPU and no Go
+	$(GO) test $(GOFLAGS_ALL) -c -o $@ ./internal/engine/cuda
+.PHONY: bin/cuda.test
+
+.PHONY: bench-gpu
+bench-gpu: bin/cuda.test ## check the CUDA engine and time its steps beside PyTorch's
+	tools/bench-gpu.sh bin/cuda.test ../shared
+
 .PHONY: fuzz
 FUZZTIME ?= 20s
 fuzz: ## run every fuzz target for FUZZTIME
@@ -57,4 +65,4 @@ clean: ## remove what make builds and the demo's run
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z][a-z/.-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
