@@ -96,10 +96,13 @@ func Check(src, dst model.Config) error {
 // fitted exactly and the fit says nothing of other text.
 func Needed(src model.Config) int { return src.HiddenSize + 1 }
 
-// Advised is the number of calibration tokens from which on the coefficients of
-// the regressions are settled by the text rather than by its chance: eight for
-// each.
+// Advised is the number of calibration tokens below which a fit is noticeably
+// worse: 8 for each coefficient. DefaultTokens is how many are taken where the
+// user does not say: 32 for each. docs/absorption.md has the measurements.
 func Advised(src model.Config) int { return 8 * Needed(src) }
+
+// DefaultTokens is explained with Advised.
+func DefaultTokens(src model.Config) int { return 32 * Needed(src) }
 
 func checkTokens(src model.Config, tokens int) error {
 	if tokens >= Needed(src) {

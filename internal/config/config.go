@@ -46,7 +46,7 @@ type Convert struct {
 // Calibration is the text that shared heads are fitted on by start absorb.
 type Calibration struct {
 	Path []string `yaml:"path"` // packed shards or text
-	Rows int      `yaml:"rows"`
+	Rows int      `yaml:"rows"` // 0: 32 tokens for each coefficient of a regression
 	Seed int64    `yaml:"seed"` // of the choice among packed rows
 }
 
@@ -115,7 +115,7 @@ func Default() Config {
 	return Config{
 		Device: "auto", Precision: "bf16",
 		Convert: Convert{
-			Start: "pooling", Calibration: Calibration{Rows: 16, Seed: 42},
+			Start: "pooling", Calibration: Calibration{Seed: 42},
 			Pooling: "mean", Grow: "split", SharedKeyRotary: "after", DType: "float32", Seed: 42,
 		},
 		Data: Data{RowLength: 2048, Packing: "stream"},

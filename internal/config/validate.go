@@ -111,7 +111,7 @@ func (c Convert) check(k *checker) {
 		k.that(c.KVLayers == 0, "convert.layer_map", "expected either kv_layers or layer_map, found both (kv_layers %d)", c.KVLayers)
 	}
 	k.oneOf("convert.start", c.Start, Starts)
-	k.atLeast("convert.calibration.rows", c.Calibration.Rows, 1)
+	k.atLeast("convert.calibration.rows", c.Calibration.Rows, 0)
 	k.oneOf("convert.pooling", c.Pooling, Poolings)
 	k.oneOf("convert.grow", c.Grow, Growths)
 	k.oneOf("convert.shared_key_rotary", c.SharedKeyRotary, Rotaries)

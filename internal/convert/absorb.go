@@ -37,9 +37,6 @@ func (a *Absorbed) least() (keys, values float64) {
 // completeAbsorb checks the options that a start by absorption needs.
 func (o *Options) completeAbsorb() error {
 	c := &o.Calibration
-	if c.Rows == 0 {
-		c.Rows = 16
-	}
 	if c.RowLength == 0 {
 		c.RowLength = 2048
 	}
@@ -47,7 +44,7 @@ func (o *Options) completeAbsorb() error {
 	case len(c.Paths) == 0:
 		return ui.Usagef("start absorb: calibration: expected packed shards or text to fit shared heads on, found none; give --calibration or convert.calibration.path")
 	case c.Rows < 0:
-		return ui.Usagef("calibration.rows: expected 1 or more, found %d", c.Rows)
+		return ui.Usagef("calibration.rows: expected 0 or more, found %d", c.Rows)
 	case o.Observer == nil:
 		return ui.Usagef("start absorb: no engine to run the calibration on")
 	case o.KeyValueMLP:
@@ -60,7 +57,7 @@ func (o *Options) completeAbsorb() error {
 func absorbHeads(ctx context.Context, src *checkpoint.Checkpoint, p *plan, o Options, record *provenance.Record, s ui.Streams) (*Absorbed, error) {
 	c := o.Calibration
 	c.RowLength = min(c.RowLength, p.src.MaxPositions)
-	rows, sums, err := c.read(o.Source)
+	rows, sums, err := c.read(o.Source, absorb.DefaultTokens(p.src))
 	if err != nil {
 		return nil, err
 	}

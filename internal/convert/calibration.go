@@ -19,7 +19,8 @@ type Calibration struct {
 	// Paths are packed shards, folders of them, or text of the forms that
 	// mlkv prepare reads.
 	Paths []string
-	Rows  int
+	// Rows is how many; 0 stands for absorb.DefaultTokens.
+	Rows int
 	// Seed chooses the rows of packed shards. Text is taken from its beginning.
 	Seed int64
 	// RowLength is the number of tokens in a row of text.
@@ -27,16 +28,17 @@ type Calibration struct {
 }
 
 // read returns rows of tokens, and the checksum of what they are from by path.
-// model is the folder whose tokenizer made them or is to make them.
-func (c Calibration) read(model string) (rows [][]int32, sums map[string]string, err error) {
+// model is the folder whose tokenizer made them or is to make them, tokens how
+// many there shall be where Rows does not say.
+func (c Calibration) read(model string, tokens int) (rows [][]int32, sums map[string]string, err error) {
 	packed, err := c.packed()
 	if err != nil {
 		return nil, nil, err
 	}
 	if packed {
-		return c.readPacked(model)
+		return c.readPacked(model, amount{c.Rows, tokens})
 	}
-	return c.readText(model)
+	return c.readText(model, amount{c.Rows, tokens})
 }
 
 // packed reports whether the paths are packed shards rather than text.
@@ -63,8 +65,8 @@ func (c Calibration) packed() (bool, error) {
 	return found > 0, nil
 }
 
-func (c Calibration) readPacked(model string) ([][]int32, map[string]string, error) {
-	packed, l, err := readRows(c.Paths, c.Rows, model, data.LoaderOptions{Shuffle: true, Seed: c.Seed})
+func (c Calibration) readPacked(model string, n amount) ([][]int32, map[string]string, error) {
+	packed, l, err := readRows(c.Paths, n, model, data.LoaderOptions{Shuffle: true, Seed: c.Seed})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -82,7 +84,7 @@ func (c Calibration) readPacked(model string) ([][]int32, map[string]string, err
 	return rows, map[string]string{strings.Join(c.Paths, ","): l.checksum}, nil
 }
 
-func (c Calibration) readText(model string) ([][]int32, map[string]string, error) {
+func (c Calibration) readText(model string, n amount) ([][]int32, map[string]string, error) {
 	tok, err := tokenizer.Load(model)
 	if err != nil {
 		return nil, nil, err
@@ -91,7 +93,7 @@ func (c Calibration) readText(model string) ([][]int32, map[string]string, error
 	if err != nil {
 		return nil, nil, err
 	}
-	want := c.Rows * c.RowLength
+	want := n.of(c.RowLength) * c.RowLength
 	var stream []int32
 	sums := map[string]string{}
 	for _, in := range inputs {

@@ -24,7 +24,7 @@ type Check struct {
 // check scores the first rows of o.Check with the source and with the result
 // in dir.
 func check(ctx context.Context, src *checkpoint.Checkpoint, dir string, o Options, s ui.Streams) (*Check, error) {
-	rows, _, err := readRows(o.Check, o.CheckRows, o.Source, data.LoaderOptions{})
+	rows, _, err := readRows(o.Check, amount{rows: o.CheckRows}, o.Source, data.LoaderOptions{})
 	if err != nil {
 		return nil, err
 	}
