@@ -27,7 +27,7 @@ for case in $cases; do
 	theirs=$(grep -oE '[0-9.]+ GiB' "$out/peer" | head -1)
 	[ -n "$ours" ] || tail -5 "$out/ours" >&2
 	[ -n "$peer" ] || tail -5 "$out/peer" >&2
-	printf '%s %s %s %s %s %s\n' "$name" "${ours:--}" "${mfu:--}" "${memory// /}" "${peer:--}" "${theirs// /}" >>"$out/table"
+	printf '%s %s %s %s %s %s\n' "$name" "${ours:--}" "${mfu:--}" "${memory// /}" "${peer:--}" "${theirs// /}" | tee -a "$out/table" >&2
 done
 
 awk 'BEGIN { printf "%-14s %10s %6s %10s %12s %10s %7s\n", "model x rows", "tokens/s", "MFU %", "memory", "PyTorch", "memory", "ratio" }
