@@ -40,6 +40,7 @@ func newBars(s ui.Streams, label string, files []File, there map[string]int64) *
 func (b *bars) printf(format string, args ...any) { b.all.Printf(format, args...) }
 
 func (b *bars) end() {
+	b.all.Note("")
 	b.all.Done()
 	if b.screen != nil {
 		b.screen.remove(b.line)
@@ -102,6 +103,7 @@ func (r *bar) note(text string) {
 
 func (r *bar) end() {
 	if r.one != nil {
+		r.one.Note("")
 		r.one.Done()
 		r.bars.screen.remove(r.line)
 	}

@@ -16,14 +16,14 @@ import (
 )
 
 // settings are those for a test hub, with a cache of their own.
-func (h *testHub) settings(t *testing.T) Settings {
+func (h *testHub) settings(t testing.TB) Settings {
 	return Settings{
 		Endpoint: h.hub.URL, Cache: filepath.Join(t.TempDir(), "hub"),
 		Timeout: 5 * time.Second, partSize: 64 << 10, pause: time.Millisecond,
 	}
 }
 
-func (h *testHub) options(t *testing.T) Options {
+func (h *testHub) options(t testing.TB) Options {
 	return Options{Repo: h.repo, Connections: 4, Retries: 4, Settings: h.settings(t)}
 }
 
@@ -301,4 +301,21 @@ func TestDiskSpace(t *testing.T) {
 	}
 	_, _, err := run(t.Context(), o)
 	wantError(t, err, ui.ExitUsage, "disk of", "1024 PiB", "HF_HUB_CACHE")
+}
+
+// The rate of a pull with its verification, from a host of this machine.
+func BenchmarkPull(b *testing.B) {
+	const size = 128 << 20
+	h := newTestHub(b, modelFiles(size)...)
+	o := h.options(b)
+	o.Settings.partSize = 8 << 20
+	b.SetBytes(size)
+	for b.Loop() {
+		if _, _, err := run(b.Context(), o); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		os.RemoveAll(o.Settings.Cache)
+		b.StartTimer()
+	}
 }

@@ -54,6 +54,15 @@ func TestMain(m *testing.M) {
 // child begins a pull in a process of its own.
 func child(t *testing.T, o Options) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
+	cmd, out := childCommand(t, o)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, out
+}
+
+func childCommand(t *testing.T, o Options) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
 	text, err := json.Marshal(childOptions{o, o.Settings.partSize, o.Settings.pause})
 	if err != nil {
 		t.Fatal(err)
@@ -62,9 +71,6 @@ func child(t *testing.T, o Options) (*exec.Cmd, *bytes.Buffer) {
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	return cmd, &out
 }
 
@@ -78,7 +84,7 @@ func TestKilled(t *testing.T) {
 	}
 	t.Run("large files", func(t *testing.T) {
 		h := newTestHub(t, append(modelFiles(4<<20), &testFile{path: "sub/a.bin", data: randomBytes(8, 300_000), large: true})...)
-		h.rate = 2000
+		h.rate.Store(2000)
 		h.kill(t, kills, 20*time.Millisecond)
 	})
 	t.Run("small files", func(t *testing.T) {
@@ -115,7 +121,7 @@ func (h *testHub) kill(t *testing.T, kills int, most time.Duration) {
 		killed++
 		wantCleanCache(t, o.Settings.Cache, false)
 	}
-	h.rate = 0
+	h.rate.Store(0)
 	h.wantContent(t, mustRun(t, o), names...)
 	wantCleanCache(t, o.Settings.Cache, true)
 	again := h.served.Load() - total*int64(finished+1)
@@ -159,7 +165,7 @@ func (h *testHub) killOne(t *testing.T, o Options, after time.Duration) bool {
 // Two processes that pull the same at once fetch everything once.
 func TestTwoProcesses(t *testing.T) {
 	h := newTestHub(t, modelFiles(500_000)...)
-	h.rate = 5000
+	h.rate.Store(5000)
 	o := h.options(t)
 	one, out1 := child(t, o)
 	two, out2 := child(t, o)
@@ -181,7 +187,7 @@ func TestTwoProcesses(t *testing.T) {
 // SIGINT ends a pull with exit code 130.
 func TestInterruptSignal(t *testing.T) {
 	h := newTestHub(t, modelFiles(500_000)...)
-	h.rate = 1000
+	h.rate.Store(1000)
 	o := h.options(t)
 	cmd, out := child(t, o)
 	for h.begun.Load() < 3 && cmd.ProcessState == nil {
@@ -269,4 +275,25 @@ func TestWaitsForTheLock(t *testing.T) {
 	if n := h.count("GET /model.safetensors"); n != 0 {
 		t.Errorf("requests for what the other tool fetched: %d", n)
 	}
+}
+
+// A disk that takes no more ends a pull with an error that names the file, and
+// the next one succeeds.
+func TestDiskThatIsFull(t *testing.T) {
+	h := newTestHub(t, modelFiles(500_000)...)
+	o := h.options(t)
+	cmd, _ := childCommand(t, o)
+	// A limit on the size of files stands for the disk: 100 blocks of 512 bytes.
+	limited := exec.Command("sh", "-c", `ulimit -f 100 && exec "$0"`, cmd.Path)
+	limited.Env = cmd.Env
+	out, err := limited.CombinedOutput()
+	if limited.ProcessState == nil {
+		t.Skip(err)
+	}
+	if code := limited.ProcessState.ExitCode(); code != ui.ExitFailed || !strings.Contains(string(out), "model.safetensors: cache: ") {
+		t.Errorf("expected exit code 1 and the file's name, found %d\n%s", code, out)
+	}
+	wantCleanCache(t, o.Settings.Cache, false)
+	h.wantContent(t, mustRun(t, o), "config.json", "tokenizer.json", "model.safetensors")
+	wantCleanCache(t, o.Settings.Cache, true)
 }

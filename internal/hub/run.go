@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -203,10 +204,14 @@ func (p *pull) fetch(ctx context.Context, cache *cache, there map[string]int64) 
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(filesAtOnce)
-	for i, f := range p.files {
+	var finished atomic.Int64
+	for _, f := range p.files {
 		g.Go(func() error {
-			bars.all.Note(fmt.Sprintf("file %d of %d", i+1, len(p.files)))
-			return d.fetch(ctx, f)
+			if err := d.fetch(ctx, f); err != nil {
+				return err
+			}
+			bars.all.Note(fmt.Sprintf("%d of %d files", finished.Add(1), len(p.files)))
+			return nil
 		})
 	}
 	return g.Wait()

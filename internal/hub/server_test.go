@@ -27,7 +27,6 @@ const (
 // testHub is a hub with one repository and a second host that serves large
 // files, as the public one has.
 type testHub struct {
-	t        *testing.T
 	hub, cdn *httptest.Server
 	prefix   string // "" or "/datasets"
 	kind     Kind
@@ -41,7 +40,7 @@ type testHub struct {
 	// beforeCDN may answer for the other host.
 	beforeCDN func(w http.ResponseWriter, r *http.Request, f *testFile) bool
 	noRanges  bool
-	rate      int // bytes of a body each millisecond; 0: all at once
+	rate      atomic.Int64 // bytes of a body each millisecond; 0: all at once
 
 	mu       sync.Mutex
 	requests []string
@@ -69,8 +68,8 @@ func (f *testFile) sum() string {
 	return hex.EncodeToString(s[:])
 }
 
-func newTestHub(t *testing.T, files ...*testFile) *testHub {
-	h := &testHub{t: t, kind: Model, repo: testRepo, files: map[string]*testFile{}}
+func newTestHub(t testing.TB, files ...*testFile) *testHub {
+	h := &testHub{kind: Model, repo: testRepo, files: map[string]*testFile{}}
 	for _, f := range files {
 		h.files[f.path] = f
 	}
@@ -226,8 +225,9 @@ func (h *testHub) content(w http.ResponseWriter, r *http.Request, f *testFile) {
 // body sends data at the hub's rate and counts it.
 func (h *testHub) body(w http.ResponseWriter, r *http.Request, data []byte) {
 	step := len(data)
-	if h.rate > 0 {
-		step = h.rate
+	rate := int(h.rate.Load())
+	if rate > 0 {
+		step = rate
 	}
 	for len(data) > 0 {
 		n, err := w.Write(data[:min(step, len(data))])
@@ -236,7 +236,7 @@ func (h *testHub) body(w http.ResponseWriter, r *http.Request, data []byte) {
 			return
 		}
 		data = data[n:]
-		if h.rate > 0 {
+		if rate > 0 {
 			w.(http.Flusher).Flush()
 			select {
 			case <-time.After(time.Millisecond):
