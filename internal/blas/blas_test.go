@@ -108,3 +108,32 @@ func BenchmarkGemm(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkLibrary times 2048^3 by OpenBLAS's own threads beside Gemm's tiles on
+// as many: the rate that other benchmarks compare with is the machine's.
+func BenchmarkLibrary(b *testing.B) {
+	l := open()
+	if l.sgemmPtr == 0 {
+		b.Skip("no OpenBLAS on this machine")
+	}
+	const n = 2048
+	r := rand.New(rand.NewPCG(7, 8))
+	x, y, z := Dense(n, n, random[float32](r, n*n)), Dense(n, n, random[float32](r, n*n)), Dense(n, n, make([]float32, n*n))
+	rate := func(b *testing.B) {
+		b.ReportMetric(2*n*n*n*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+	}
+	b.Run("its own threads", func(b *testing.B) {
+		l.setThreads(Threads())
+		defer l.setThreads(1)
+		for b.Loop() {
+			l.sgemm(AsIs, AsIs, n, n, n, 1, x.Data, n, y.Data, n, 0, z.Data, n)
+		}
+		rate(b)
+	})
+	b.Run("Gemm", func(b *testing.B) {
+		for b.Loop() {
+			Gemm(AsIs, AsIs, 1, x, y, 0, z)
+		}
+		rate(b)
+	})
+}

@@ -17,8 +17,8 @@ const Env = "MLKV_BLAS"
 
 // library is an OpenBLAS opened at run time; its zero value is none.
 type library struct {
-	sgemmPtr, dgemmPtr uintptr
-	name               string
+	sgemmPtr, dgemmPtr, threadsPtr uintptr
+	name                           string
 }
 
 var open = sync.OnceValue(func() library {
@@ -48,14 +48,14 @@ func load(name string) (library, bool) {
 		return library{}, false
 	}
 	l := library{name: "OpenBLAS"}
-	setThreads, err1 := purego.Dlsym(h, "openblas_set_num_threads")
-	var err2, err3 error
+	var err1, err2, err3 error
+	l.threadsPtr, err1 = purego.Dlsym(h, "openblas_set_num_threads")
 	l.sgemmPtr, err2 = purego.Dlsym(h, "sgemm_")
 	l.dgemmPtr, err3 = purego.Dlsym(h, "dgemm_")
 	if err1 != nil || err2 != nil || err3 != nil {
 		return library{}, false
 	}
-	purego.SyscallN(setThreads, 1)
+	l.setThreads(1)
 	if p, err := purego.Dlsym(h, "openblas_get_config"); err == nil {
 		var config func() string
 		purego.RegisterFunc(&config, p)
@@ -71,6 +71,9 @@ func load(name string) (library, bool) {
 	}
 	return l, true
 }
+
+// setThreads sets how many threads the library takes for one call.
+func (l library) setThreads(n int) { purego.SyscallN(l.threadsPtr, uintptr(n)) }
 
 // Backend names the library in use, for example "OpenBLAS 0.3.21 (Zen)",
 // "vector kernel (AVX2)" or "gonum".
