@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 }
 
 // child begins a pull in a process of its own.
-func child(t *testing.T, o Options) (*exec.Cmd, *bytes.Buffer) {
+func child(t *testing.T, o Options) (*exec.Cmd, *outputs) {
 	t.Helper()
 	cmd, out := childCommand(t, o)
 	if err := cmd.Start(); err != nil {
@@ -61,7 +61,12 @@ func child(t *testing.T, o Options) (*exec.Cmd, *bytes.Buffer) {
 	return cmd, out
 }
 
-func childCommand(t *testing.T, o Options) (*exec.Cmd, *bytes.Buffer) {
+// outputs are what a process wrote.
+type outputs struct{ stdout, stderr bytes.Buffer }
+
+func (o *outputs) String() string { return o.stdout.String() + o.stderr.String() }
+
+func childCommand(t *testing.T, o Options) (*exec.Cmd, *outputs) {
 	t.Helper()
 	text, err := json.Marshal(childOptions{o, o.Settings.partSize, o.Settings.pause})
 	if err != nil {
@@ -69,8 +74,8 @@ func childCommand(t *testing.T, o Options) (*exec.Cmd, *bytes.Buffer) {
 	}
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	var out outputs
+	cmd.Stdout, cmd.Stderr = &out.stdout, &out.stderr
 	return cmd, &out
 }
 
@@ -173,8 +178,8 @@ func TestTwoProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s%s", err, out1, out2)
 	}
-	folder := strings.TrimSpace(out1.String())
-	if out1.String() != out2.String() {
+	folder := strings.TrimSpace(out1.stdout.String())
+	if out1.stdout.String() != out2.stdout.String() {
 		t.Errorf("expected the same folder, found %s and %s", out1, out2)
 	}
 	h.wantContent(t, folder, "config.json", "tokenizer.json", "model.safetensors")

@@ -73,8 +73,8 @@ func newTestHub(t testing.TB, files ...*testFile) *testHub {
 	for _, f := range files {
 		h.files[f.path] = f
 	}
+	h.cdn = httptest.NewServer(http.HandlerFunc(h.serveCDN)) // first: the hub points to it
 	h.hub = httptest.NewServer(http.HandlerFunc(h.serveHub))
-	h.cdn = httptest.NewServer(http.HandlerFunc(h.serveCDN))
 	t.Cleanup(h.hub.Close)
 	t.Cleanup(h.cdn.Close)
 	return h
