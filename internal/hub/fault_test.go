@@ -361,9 +361,12 @@ func TestRenamedRepository(t *testing.T) {
 // The places that the hub points to answer for a while only.
 func TestExpiredPlace(t *testing.T) {
 	h := newTestHub(t, modelFiles(500_000)...)
-	var n atomic.Int64
+	var mu sync.Mutex
+	uses := map[string]int{}
 	h.beforeCDN = func(w http.ResponseWriter, r *http.Request, f *testFile) bool {
-		if n.Add(1)%3 == 0 {
+		mu.Lock()
+		defer mu.Unlock()
+		if uses[r.URL.RawQuery]++; uses[r.URL.RawQuery] > 3 {
 			w.WriteHeader(http.StatusForbidden)
 			return true
 		}

@@ -47,6 +47,7 @@ type testHub struct {
 	served   atomic.Int64 // bytes of content
 	leaked   atomic.Bool  // the other host saw a token
 	begun    atomic.Int64 // answers with content
+	signed   atomic.Int64 // redirects, each with a signature of its own
 }
 
 type testFile struct {
@@ -174,7 +175,7 @@ func (h *testHub) serveFile(w http.ResponseWriter, r *http.Request, rest string)
 	if f.large {
 		w.Header().Set("X-Linked-Etag", `"`+f.sum()+`"`)
 		w.Header().Set("X-Linked-Size", strconv.Itoa(len(f.data)))
-		http.Redirect(w, r, h.cdn.URL+(&url.URL{Path: "/" + f.path, RawQuery: "signature=sig"}).String(), http.StatusFound)
+		http.Redirect(w, r, h.cdn.URL+(&url.URL{Path: "/" + f.path, RawQuery: fmt.Sprintf("signature=%d", h.signed.Add(1))}).String(), http.StatusFound)
 		return
 	}
 	w.Header().Set("ETag", `W/"`+f.sum()+`"`)
