@@ -26,7 +26,13 @@ build: ## build bin/mlkv, with CUDA support where a C compiler exists
 
 .PHONY: test
 test: ## run every test that needs no GPU
-	$(GO) test $(GOFLAGS_ALL) ./...
+	$(GO) test $(GOFLAGS_ALL) -count=1 ./...
+
+.PHONY: test-kills
+test-kills: ## kill prepare, pull and uptrain at random moments, fifty times and more
+	MLKV_KILLS=50 $(GO) test $(GOFLAGS_ALL) -count=1 -v -run TestKill ./internal/data/prepare
+	MLKV_HUB_KILLS=50 $(GO) test $(GOFLAGS_ALL) -count=1 -run Kill ./internal/hub
+	$(GO) test $(GOFLAGS_ALL) -count=1 -run TestKilled ./internal/train
 
 .PHONY: lint
 lint: ## formatting and vet, with and without CUDA
@@ -35,12 +41,12 @@ lint: ## formatting and vet, with and without CUDA
 	CGO_ENABLED=0 $(GO) vet ./...
 
 .PHONY: demo
-demo: build ## convert, uptrain and evaluate five rows of the small base
+demo: build ## convert, uptrain and evaluate six rows of the small base
 	tools/demo.sh $(MLKV) runs/demo
 
 .PHONY: bench
 bench: ## rates of training, scoring, conversion and reading beside the machine's own
-	$(GO) test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 3x ./internal/blas ./internal/engine/cpu ./internal/convert ./internal/checkpoint ./internal/tokenizer ./internal/data/...
+	$(GO) test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 3x ./internal/blas ./internal/engine/cpu ./internal/convert ./internal/checkpoint ./internal/tokenizer ./internal/data/... ./internal/hub
 
 bin/cuda.test: ## the CUDA engine's tests as a binary, for a machine with a GPU and no Go
 	$(GO) test $(GOFLAGS_ALL) -c -o $@ ./internal/engine/cuda
