@@ -36,8 +36,6 @@ const (
 	keptPrograms = 32
 )
 
-func roundUp(n, step int) int { return (n + step - 1) / step * step }
-
 // program returns the program of a shape, and forgets the one unused longest.
 func (s *scorer) program(o graph.Options) (*program, error) {
 	for i, k := range s.recent {
@@ -74,38 +72,17 @@ func (s *scorer) Score(ctx context.Context, reqs []engine.Request) ([]engine.Sco
 	if err := ctx.Err(); err != nil || len(reqs) == 0 {
 		return nil, err
 	}
-	length, picked := 0, 0
-	for i, r := range reqs {
-		if r.From < 1 || r.From >= len(r.Tokens) {
-			return nil, fmt.Errorf("request %d: scoring from token %d of %d: expected 1 to %d", i, r.From, len(r.Tokens), len(r.Tokens)-1)
-		}
-		if err := engine.CheckTokens(r.Tokens, s.cfg.VocabSize); err != nil {
-			return nil, fmt.Errorf("request %d: %w", i, err)
-		}
-		length = max(length, len(r.Tokens)-1)
-		picked += len(r.Tokens) - r.From
-	}
-	length, picked = roundUp(length, lengthStep), roundUp(picked, pickedStep)
-	p, err := s.program(graph.Options{Rows: len(reqs), Length: length, Output: graph.Scores, Picked: picked})
+	batch, err := engine.Pad(reqs, s.cfg.VocabSize, lengthStep, pickedStep)
 	if err != nil {
 		return nil, err
 	}
-	tokens := make([]int32, len(reqs)*length)
-	index, targets := make([]int32, 0, picked), make([]int32, 0, picked)
-	for i, r := range reqs {
-		last := len(r.Tokens) - 1
-		copy(tokens[i*length:], r.Tokens[:last])
-		for at := r.From; at <= last; at++ {
-			index = append(index, int32(i*length+at-1))
-			targets = append(targets, r.Tokens[at])
-		}
+	p, err := s.program(graph.Options{Rows: batch.Rows, Length: batch.Length, Output: graph.Scores, Picked: len(batch.Index)})
+	if err != nil {
+		return nil, err
 	}
-	for len(index) < picked {
-		index, targets = append(index, 0), append(targets, engine.Ignore)
-	}
-	p.bind(p.Tokens, tokens)
-	p.bind(p.Index, index)
-	p.bind(p.Targets, targets)
+	p.bind(p.Tokens, batch.Tokens)
+	p.bind(p.Index, batch.Index)
+	p.bind(p.Targets, batch.Targets)
 	p.run(s.arena, nil)
 	values := p.value(s.arena, p.Scores)
 	scores := make([]engine.Score, len(reqs))

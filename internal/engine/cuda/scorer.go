@@ -156,32 +156,13 @@ func (s *scorer) Score(ctx context.Context, reqs []engine.Request) ([]engine.Sco
 	if err := ctx.Err(); err != nil || len(reqs) == 0 {
 		return nil, err
 	}
-	length, picked := 0, 0
-	for i, r := range reqs {
-		if r.From < 1 || r.From >= len(r.Tokens) {
-			return nil, fmt.Errorf("request %d: scoring from token %d of %d: expected 1 to %d", i, r.From, len(r.Tokens), len(r.Tokens)-1)
-		}
-		if err := engine.CheckTokens(r.Tokens, s.cfg.VocabSize); err != nil {
-			return nil, fmt.Errorf("request %d: %w", i, err)
-		}
-		length = max(length, len(r.Tokens)-1)
-		picked += len(r.Tokens) - r.From
+	batch, err := engine.Pad(reqs, s.cfg.VocabSize, lengthStep, pickedStep)
+	if err != nil {
+		return nil, err
 	}
-	length, picked = roundTo(length, lengthStep), roundTo(picked, pickedStep)
-	tokens := make([]int32, len(reqs)*length)
-	index, targets := make([]int32, 0, picked), make([]int32, 0, picked)
-	for i, r := range reqs {
-		last := len(r.Tokens) - 1
-		copy(tokens[i*length:], r.Tokens[:last])
-		for at := r.From; at <= last; at++ {
-			index, targets = append(index, int32(i*length+at-1)), append(targets, r.Tokens[at])
-		}
-	}
-	for len(index) < picked {
-		index, targets = append(index, 0), append(targets, engine.Ignore)
-	}
+	picked := len(batch.Index)
 	likelihood, greedy := make([]float32, picked), make([]int32, picked)
-	err := s.run(graph.Options{Rows: len(reqs), Length: length, Output: graph.Scores, Picked: picked}, tokens, index, targets,
+	err = s.run(graph.Options{Rows: batch.Rows, Length: batch.Length, Output: graph.Scores, Picked: picked}, batch.Tokens, batch.Index, batch.Targets,
 		func(x *executor) error {
 			return errors.Join(gpu.Download(likelihood, x.ptr(x.p.likelihood)), gpu.Download(greedy, x.ptr(x.p.greedy)))
 		})

@@ -149,24 +149,9 @@ func (t *trainer) pass(x *executor, state gpu.Ptr) error {
 		x.ptr(x.p.losses), x.ptr(x.p.targets), state+stateLoss, state+stateCounted, int32(t.o.Rows*t.o.Length))
 }
 
-func (t *trainer) check(b engine.Batch) error {
-	if b.Rows != t.o.Rows || b.Length != t.o.Length {
-		return fmt.Errorf("batch: expected %d rows of %d tokens, found %d of %d", t.o.Rows, t.o.Length, b.Rows, b.Length)
-	}
-	if err := engine.CheckTokens(b.Tokens, t.cfg.VocabSize); err != nil {
-		return err
-	}
-	for i, target := range b.Targets {
-		if target != engine.Ignore && (target < 0 || int(target) >= t.cfg.VocabSize) {
-			return fmt.Errorf("target %d: id %d is outside the vocabulary of %d", i, target, t.cfg.VocabSize)
-		}
-	}
-	return nil
-}
-
 // Accumulate implements engine.Trainer. It returns while the device works.
 func (t *trainer) Accumulate(_ context.Context, b engine.Batch) error {
-	if err := t.check(b); err != nil {
+	if err := b.Check(t.o, t.cfg.VocabSize); err != nil {
 		return err
 	}
 	err := t.dev.gpu.Do(func() error {
@@ -230,7 +215,7 @@ func (t *trainer) discard() error {
 
 // Loss implements engine.Trainer.
 func (t *trainer) Loss(_ context.Context, b engine.Batch) (float64, int, error) {
-	if err := t.check(b); err != nil {
+	if err := b.Check(t.o, t.cfg.VocabSize); err != nil {
 		return 0, 0, err
 	}
 	if t.passes > 0 {
