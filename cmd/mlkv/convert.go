@@ -58,6 +58,7 @@ where they are not given.`,
 				Paths: c.Convert.Calibration.Path, Rows: c.Convert.Calibration.Rows, Seed: c.Convert.Calibration.Seed,
 				RowLength: c.Data.RowLength,
 			}
+			o.Weighted, o.Refit = c.Convert.Absorb.Weighted, c.Convert.Absorb.Refit
 			o.Observer = func() (engine.Engine, error) { return openObserver(a.device(c)) }
 			o.Engine = func() (engine.Engine, error) { return device.Open(a.device(c)) }
 			return convert.Run(cmd.Context(), o, a.Streams)
@@ -73,6 +74,8 @@ where they are not given.`,
 		{"convert.calibration.path", "calibration", "packed `shards` or text that --start absorb fits on"},
 		{"convert.calibration.rows", "calibration-rows", "rows of it; 0 takes 32 tokens for each channel of the hidden size"},
 		{"convert.calibration.seed", "calibration-seed", "seed of the choice among packed rows"},
+		{"convert.absorb.weighted", "absorb-weighted", "count errors of keys and values as queries and outputs feel them"},
+		{"convert.absorb.refit", "absorb-refit", "rounds of fitting the output projections anew"},
 		{"convert.pooling", "pooling", "how heads are pooled: mean, running, first"},
 		{"convert.grow", "grow", "how MLPs grow: split, copy, none"},
 		{"convert.shared_key_rotary", "shared-key-rotary", "where keys are shared: after or before rotary"},

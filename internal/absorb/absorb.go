@@ -27,6 +27,11 @@ type Options struct {
 	// Ridge is in units of the mean square of an input channel; 0 stands for
 	// DefaultRidge.
 	Ridge float64
+	// Weighted counts errors of keys as the queries that meet them turn them
+	// into scores, and errors of values as the output projections turn them into
+	// the layer's output; otherwise every channel of every query head counts
+	// alike.
+	Weighted bool
 }
 
 // source is a key/value head of the unconverted model that a shared head stands

@@ -258,7 +258,7 @@ func TestIdentity(t *testing.T) {
 		if err := m.add(background, c, src, src, newBatch(rows(src, 8, 40, 12), 8, 40)); err != nil {
 			t.Fatal(err)
 		}
-		s := &Solution{src: src, dst: src, heads: map[int][]head{}}
+		s := &Solution{src: src, dst: src, heads: map[int][]head{}, outputs: map[int][]float64{}}
 		for l := range src.Layers {
 			var heads []sharedHead
 			for h := range src.Heads {

@@ -12,14 +12,15 @@ import (
 // Changes reports whether the solution makes a parameter; its others are the
 // source's.
 func (s *Solution) Changes(p model.Param) bool {
-	if p.Layer < 0 || s.heads[s.dst.Owner[p.Layer]] == nil {
+	if p.Layer < 0 {
 		return false
 	}
+	shared := s.heads[s.dst.Owner[p.Layer]] != nil
 	switch module, suffix := split(p); module {
 	case model.Query, model.Key, model.Value:
-		return true
+		return shared
 	case model.AttentionOut:
-		return suffix == "weight"
+		return s.outputs[p.Layer] != nil || shared && suffix == "weight"
 	}
 	return false
 }
@@ -37,39 +38,54 @@ func (s *Solution) Make(w engine.Weights, p model.Param) ([]float32, error) {
 	switch module {
 	case model.Key, model.Value:
 		return s.shared(p.Layer, module == model.Key, suffix == "bias"), nil
-	case model.Query, model.AttentionOut:
+	case model.Query:
 		x, err := w.Float32(p.Name)
 		if err != nil {
 			return nil, err
 		}
-		if module == model.Query {
-			return s.foldQuery(p.Layer, x), nil
+		return s.foldQuery(p.Layer, x), nil
+	case model.AttentionOut:
+		n := s.src.HiddenSize + 1
+		out, ok := s.outputs[p.Layer]
+		if !ok {
+			x, err := projection(w, model.LayerName(p.Layer, module), n-1)
+			if err != nil {
+				return nil, err
+			}
+			s.foldOutput(p.Layer, x)
+			out = x.Data
 		}
-		return s.foldOutput(p.Layer, x), nil
+		return part(out, n, suffix == "bias", nil), nil
 	}
 	return nil, fmt.Errorf("absorb: %s is not changed", p.Name)
+}
+
+// part appends the weight or the bias of a projection [out, n], the bias last
+// in its rows.
+func part(projection []float64, n int, bias bool, to []float32) []float32 {
+	for at := 0; at < len(projection); at += n {
+		row := projection[at : at+n]
+		if bias {
+			row = row[n-1:]
+		} else {
+			row = row[:n-1]
+		}
+		for _, v := range row {
+			to = append(to, float32(v))
+		}
+	}
+	return to
 }
 
 // shared is the key or value projection of an owner, its weight or its bias.
 func (s *Solution) shared(owner int, key, bias bool) []float32 {
 	var out []float32
-	n := s.src.HiddenSize + 1
 	for _, h := range s.heads[owner] {
 		p := h.value
 		if key {
 			p = h.key
 		}
-		for c := range s.src.HeadSize() {
-			row := p[c*n : (c+1)*n]
-			if bias {
-				row = row[n-1:]
-			} else {
-				row = row[:n-1]
-			}
-			for _, v := range row {
-				out = append(out, float32(v))
-			}
-		}
+		out = part(p, s.src.HiddenSize+1, bias, out)
 	}
 	return out
 }
@@ -111,28 +127,18 @@ func (s *Solution) foldQuery(layer int, x []float32) []float32 {
 	return out
 }
 
-// foldOutput puts the maps of values into an output projection [out, heads*d]:
-// O (A v) = (O A) v.
-func (s *Solution) foldOutput(layer int, x []float32) []float32 {
-	d, width := s.src.HeadSize(), s.src.HiddenSize
-	rows := len(x) / width
-	out := make([]float32, len(x))
+// foldOutput puts the maps of values into an output projection [H, H+1] in
+// place: O (A v) = (O A) v.
+func (s *Solution) foldOutput(layer int, x blas.Matrix[float64]) {
+	d := s.src.HeadSize()
 	blas.Parallel(s.src.Heads, func(q int) {
-		m := s.maps(layer, q).value
-		sum := make([]float64, d)
-		for i := range rows {
-			clear(sum)
-			for k, v := range x[i*width+q*d : i*width+(q+1)*d] {
-				for j, a := range m[k*d : (k+1)*d] {
-					sum[j] += float64(v) * a
-				}
-			}
-			for j, v := range sum {
-				out[i*width+q*d+j] = float32(v)
-			}
+		o := blas.Matrix[float64]{Rows: x.Rows, Cols: d, Stride: x.Stride, Data: x.Data[q*d:]}
+		folded := blas.Dense(x.Rows, d, make([]float64, x.Rows*d))
+		blas.Serial(blas.AsIs, blas.AsIs, 1, o, blas.Dense(d, d, s.maps(layer, q).value), 0, folded)
+		for i := range x.Rows {
+			copy(o.Data[i*o.Stride:i*o.Stride+d], folded.Data[i*d:])
 		}
 	})
-	return out
 }
 
 // multiply is c = a b for a [rows, inner] and b [inner, cols], summed in

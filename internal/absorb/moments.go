@@ -8,7 +8,6 @@ import (
 	"mlkv/internal/blas"
 	"mlkv/internal/engine"
 	"mlkv/internal/model"
-	"mlkv/internal/ui"
 )
 
 // Moments are the sums over calibration tokens that a fit needs. An input x is
@@ -23,6 +22,9 @@ type Moments struct {
 	// keys and values hold sums over the channels of that layer's keys before
 	// rotary and values.
 	keys, values map[int]sums
+	// queries holds, for each layer whose queries meet shared keys, the sum of
+	// q q' of every head, [heads, d, d].
+	queries map[int][]float64
 }
 
 // sums are, for each channel, its sum and its sum of squares.
@@ -49,34 +51,21 @@ func (s sums) squares(lo, hi, n int) (total, centred float64) {
 	return total, max(0, centred)
 }
 
-// batchTokens is about how many tokens are run at once.
-const batchTokens = 2048
-
-// Collect runs rows of tokens through the unconverted model. The order of the
-// rows does not matter beyond rounding; rows longer than the model's positions
-// are cut. progress, if not nil, is told the number of tokens done. Errors in
-// the rows carry ui.ExitInput.
+// Collect runs rows of tokens through the unconverted model. Rows longer than
+// the model's positions are cut. progress, if not nil, is told the number of
+// tokens done. Errors in the rows carry ui.ExitInput.
 func Collect(ctx context.Context, o engine.Observer, src, dst model.Config, w engine.Weights, rows [][]int32, progress func(tokens int)) (*Moments, error) {
-	length, total := 0, 0
-	for i, row := range rows {
-		if err := engine.CheckTokens(row, src.VocabSize); err != nil {
-			return nil, ui.Inputf("calibration: row %d: %w; the text belongs to another tokenizer", i, err)
-		}
-		rows[i] = row[:min(len(row), src.MaxPositions)]
-		length, total = max(length, len(rows[i])), total+len(rows[i])
+	batches, err := newBatches(src, rows)
+	if err != nil {
+		return nil, err
 	}
-	if err := checkTokens(src, total); err != nil {
-		return nil, ui.Inputf("calibration: %w", err)
-	}
-	perBatch := max(1, min(len(rows), batchTokens/length))
-	c, err := o.Collector(src, w, perBatch, length)
+	c, err := o.Collector(src, w, batches[0].rows, batches[0].length)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
 	m := newMoments(src, dst)
-	for at := 0; at < len(rows); at += perBatch {
-		b := newBatch(rows[at:min(at+perBatch, len(rows))], perBatch, length)
+	for _, b := range batches {
 		if err := m.add(ctx, c, src, dst, b); err != nil {
 			return nil, err
 		}
@@ -88,11 +77,14 @@ func Collect(ctx context.Context, o engine.Observer, src, dst model.Config, w en
 }
 
 func newMoments(src, dst model.Config) *Moments {
-	m := &Moments{cross: map[int][]float64{}, keys: map[int]sums{}, values: map[int]sums{}}
+	m := &Moments{cross: map[int][]float64{}, keys: map[int]sums{}, values: map[int]sums{}, queries: map[int][]float64{}}
 	n := src.HiddenSize + 1
 	for _, o := range dst.Owner.List() {
 		if kept(src, dst, o) {
 			continue
+		}
+		for _, l := range dst.Owner.Members(o) {
+			m.queries[l] = make([]float64, src.HiddenSize*src.HeadSize())
 		}
 		for _, s := range sourceLayers(src, dst, o) {
 			m.cross[s] = make([]float64, n*n)
@@ -102,57 +94,14 @@ func newMoments(src, dst model.Config) *Moments {
 	return m
 }
 
-// batch is rows laid out for a collector.
-type batch struct {
-	length  int
-	tokens  []int32
-	used    []int // tokens of each row; what follows is padding
-	counted int
-}
-
-func newBatch(rows [][]int32, perBatch, length int) batch {
-	b := batch{length: length, tokens: make([]int32, perBatch*length)}
-	for r, row := range rows {
-		copy(b.tokens[r*length:], row)
-		b.used = append(b.used, len(row))
-		b.counted += len(row)
-	}
-	return b
-}
-
-// pack leaves the padding out of activations of the given width.
-func (b batch) pack(x []float32, width int) []float32 {
-	if b.counted*width == len(x) {
-		return x
-	}
-	out := make([]float32, 0, b.counted*width)
-	for r, n := range b.used {
-		out = append(out, x[r*b.length*width:(r*b.length+n)*width]...)
-	}
-	return out
-}
-
-// inputs packs inputs of H channels and puts the constant behind them.
-func (b batch) inputs(x []float32, h int) blas.Matrix[float64] {
-	x = b.pack(x, h)
-	out := make([]float64, b.counted*(h+1))
-	blas.Chunks(b.counted, 64, func(lo, hi int) {
-		for t := lo; t < hi; t++ {
-			to := out[t*(h+1) : (t+1)*(h+1)]
-			for i, v := range x[t*h : (t+1)*h] {
-				to[i] = float64(v)
-			}
-			to[h] = 1
-		}
-	})
-	return blas.Dense(b.counted, h+1, out)
-}
-
 // add takes up one batch.
 func (m *Moments) add(ctx context.Context, c engine.Collector, src, dst model.Config, b batch) error {
 	held := map[int]blas.Matrix[float64]{} // inputs of owners
 	h := src.HiddenSize
 	err := c.Collect(ctx, b.tokens, func(a engine.Activations) error {
+		if sum, ok := m.queries[a.Layer]; ok {
+			addQueries(sum, b.pack(a.Query, h), src.Heads, src.HeadSize())
+		}
 		sum, ok := m.cross[a.Layer]
 		if !ok {
 			return nil
@@ -171,10 +120,25 @@ func (m *Moments) add(ctx context.Context, c engine.Collector, src, dst model.Co
 	return err
 }
 
-// finite reports the first layer whose activations were not finite.
+// addQueries adds q q' of every head to sum [heads, d, d].
+func addQueries(sum []float64, x []float32, heads, d int) {
+	n := len(x) / (heads * d)
+	blas.Parallel(heads, func(h int) {
+		q := make([]float64, n*d)
+		for t := range n {
+			for c, v := range x[(t*heads+h)*d : (t*heads+h+1)*d] {
+				q[t*d+c] = float64(v)
+			}
+		}
+		x := blas.Dense(n, d, q)
+		blas.Serial(blas.Transposed, blas.AsIs, 1, x, x, 1, blas.Dense(d, d, sum[h*d*d:(h+1)*d*d]))
+	})
+}
+
+// finite reports a layer whose activations were not finite.
 func (m *Moments) finite() error {
-	for l := range m.cross {
-		for _, list := range [][]float64{m.cross[l], m.keys[l].xx, m.values[l].xx} {
+	for l := range m.queries {
+		for _, list := range [][]float64{m.queries[l], m.cross[l], m.keys[l].xx, m.values[l].xx} {
 			for _, v := range list {
 				if math.IsNaN(v) || math.IsInf(v, 0) {
 					return fmt.Errorf("calibration: layer %d: expected finite activations, found %g", l, v)

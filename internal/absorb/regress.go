@@ -64,11 +64,8 @@ func (in *inputs) coefficients(z blas.Matrix[float64]) blas.Matrix[float64] {
 
 // basis is a solution of a reduced-rank regression: fit [n, rank] whitened, and
 // back [cols, rank] with orthonormal columns, so that the fitted Y is
-// fit back'. explained is the sum of squares of the fitted Y.
-type basis struct {
-	fit, back blas.Matrix[float64]
-	explained float64
-}
+// fit back'.
+type basis struct{ fit, back blas.Matrix[float64] }
 
 // reduce finds the regression of the given rank that leaves least of Y, where z
 // [n, cols] is the whole regression's fit, whitened. The leading eigenvectors
@@ -79,17 +76,13 @@ func reduce(z blas.Matrix[float64], rank int) (basis, error) {
 		fit:  blas.Dense(n, rank, make([]float64, n*rank)),
 		back: blas.Dense(cols, rank, make([]float64, cols*rank)),
 	}
-	if rank == 0 {
-		return b, nil
-	}
 	if cols <= n {
 		gram := blas.Dense(cols, cols, make([]float64, cols*cols))
 		blas.Gemm(blas.Transposed, blas.AsIs, 1, z, z, 0, gram)
-		values, vectors, err := leading(gram.Data, cols, rank)
+		_, vectors, err := leading(gram.Data, cols, rank)
 		if err != nil {
 			return b, err
 		}
-		b.explained = positive(values)
 		b.back.Data = vectors
 		blas.Gemm(blas.AsIs, blas.AsIs, 1, z, b.back, 0, b.fit)
 		return b, nil
@@ -100,7 +93,6 @@ func reduce(z blas.Matrix[float64], rank int) (basis, error) {
 	if err != nil {
 		return b, err
 	}
-	b.explained = positive(values)
 	// With the singular value decomposition z = U S V': fit = U S, back = V =
 	// z' U / S. A direction of no length, which z does not have, is left out.
 	blas.Gemm(blas.Transposed, blas.AsIs, 1, z, blas.Dense(n, rank, vectors), 0, b.back)
@@ -123,18 +115,10 @@ func reduce(z blas.Matrix[float64], rank int) (basis, error) {
 	return b, nil
 }
 
-// positive sums what is above rounding.
-func positive(values []float64) float64 {
-	sum := 0.0
-	for _, v := range values {
-		sum += max(0, v)
-	}
-	return sum
-}
-
 // plane is a solution in a plane of rotary, where keys are complex numbers and
 // only multiples of one of them can be had: the fitted key of source i is fit
-// times conj(back[i]), with back of length 1.
+// times conj(back[i]), with back of length 1. explained is the sum of squares
+// over query heads.
 type plane struct {
 	fit       blas.Matrix[float64] // [n, 2], real and imaginary part, whitened
 	back      []complex128
@@ -158,11 +142,11 @@ func reducePlane(z blas.Matrix[float64]) (plane, error) {
 			real[(k+i)*2*k+j], real[(k+i)*2*k+k+j] = q, p
 		}
 	}
-	values, v, err := leading(real, 2*k, 1)
+	_, v, err := leading(real, 2*k, 1)
 	if err != nil {
 		return plane{}, err
 	}
-	out := plane{fit: blas.Dense(n, 2, make([]float64, 2*n)), back: make([]complex128, k), explained: max(0, values[0])}
+	out := plane{fit: blas.Dense(n, 2, make([]float64, 2*n)), back: make([]complex128, k)}
 	// (zr + i zi)(vr + i vi), both parts as one product.
 	turn := blas.Dense(2*k, 2, make([]float64, 4*k))
 	for i := range k {

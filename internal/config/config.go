@@ -33,6 +33,7 @@ type Convert struct {
 	// Start is how shared heads come about: pooling, or absorb on Calibration.
 	Start       string      `yaml:"start"`
 	Calibration Calibration `yaml:"calibration"`
+	Absorb      Absorb      `yaml:"absorb"`
 	Pooling     string      `yaml:"pooling"` // mean, running, first
 	Grow        string      `yaml:"grow"`    // split, copy, none
 	// SharedKeyRotary is "after" or "before".
@@ -48,6 +49,12 @@ type Calibration struct {
 	Path []string `yaml:"path"` // packed shards or text
 	Rows int      `yaml:"rows"` // 0: 32 tokens for each coefficient of a regression
 	Seed int64    `yaml:"seed"` // of the choice among packed rows
+}
+
+// Absorb refines start absorb.
+type Absorb struct {
+	Weighted bool `yaml:"weighted"` // errors count as queries and outputs feel them
+	Refit    int  `yaml:"refit"`    // rounds of fitting output projections anew
 }
 
 // Data says what is trained on.

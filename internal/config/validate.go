@@ -112,6 +112,7 @@ func (c Convert) check(k *checker) {
 	}
 	k.oneOf("convert.start", c.Start, Starts)
 	k.atLeast("convert.calibration.rows", c.Calibration.Rows, 0)
+	k.atLeast("convert.absorb.refit", c.Absorb.Refit, 0)
 	k.oneOf("convert.pooling", c.Pooling, Poolings)
 	k.oneOf("convert.grow", c.Grow, Growths)
 	k.oneOf("convert.shared_key_rotary", c.SharedKeyRotary, Rotaries)

@@ -20,6 +20,7 @@ type Absorbed struct {
 	Calibration []string `json:"calibration"`
 	Rows        int      `json:"calibration_rows"`
 	Seed        int64    `json:"calibration_seed"`
+	Weighted    bool     `json:"weighted"`
 	Device      string   `json:"device"`
 	absorb.Report
 }
@@ -45,6 +46,8 @@ func (o *Options) completeAbsorb() error {
 		return ui.Usagef("start absorb: calibration: expected packed shards or text to fit shared heads on, found none; give --calibration or convert.calibration.path")
 	case c.Rows < 0:
 		return ui.Usagef("calibration.rows: expected 0 or more, found %d", c.Rows)
+	case o.Refit < 0:
+		return ui.Usagef("absorb.refit: expected 0 or more, found %d", o.Refit)
 	case o.Observer == nil:
 		return ui.Usagef("start absorb: no engine to run the calibration on")
 	case o.KeyValueMLP:
@@ -78,14 +81,12 @@ func absorbHeads(ctx context.Context, src *checkpoint.Checkpoint, p *plan, o Opt
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", strings.Join(c.Paths, ", "), err)
 	}
-	owners := int64(p.dst.Owner.Owners())
-	progress := ui.NewProgress(s, owners, "fit", ui.Count("owners"))
-	defer progress.Done()
-	p.absorbed, err = absorb.Fit(ctx, p.src, p.dst, src, moments, absorb.Options{}, func() { progress.Add(1) })
-	if err != nil {
+	if err := fit(ctx, observer, src, p, moments, rows, o, s); err != nil {
 		return nil, err
 	}
-	a := &Absorbed{Calibration: c.Paths, Rows: len(rows), Seed: c.Seed, Device: e.Info().Device, Report: p.absorbed.Report()}
+	a := &Absorbed{
+		Calibration: c.Paths, Rows: len(rows), Seed: c.Seed, Weighted: o.Weighted, Device: e.Info().Device, Report: p.absorbed.Report(),
+	}
 	for _, note := range a.notes(p) {
 		fmt.Fprintln(s.Err, note)
 	}
@@ -94,13 +95,38 @@ func absorbHeads(ctx context.Context, src *checkpoint.Checkpoint, p *plan, o Opt
 
 // collect runs the calibration.
 func collect(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *plan, rows [][]int32, s ui.Streams) (*absorb.Moments, error) {
-	total := 0
-	for _, row := range rows {
-		total += min(len(row), p.src.MaxPositions)
-	}
-	progress := ui.NewProgress(s, int64(total), "calibrate", ui.Count("tokens"))
+	progress := ui.NewProgress(s, p.tokens(rows), "calibrate", ui.Count("tokens"))
 	defer progress.Done()
 	return absorb.Collect(ctx, e, p.src, p.dst, src, rows, func(n int) { progress.Add(int64(n)) })
+}
+
+// fit makes p.absorbed.
+func fit(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *plan, m *absorb.Moments, rows [][]int32, o Options, s ui.Streams) error {
+	progress := ui.NewProgress(s, int64(p.dst.Owner.Owners()), "fit", ui.Count("owners"))
+	var err error
+	p.absorbed, err = absorb.Fit(ctx, p.src, p.dst, src, m, absorb.Options{Weighted: o.Weighted}, func() { progress.Add(1) })
+	progress.Done()
+	if err != nil {
+		return err
+	}
+	for round := range o.Refit {
+		progress := ui.NewProgress(s, p.tokens(rows), fmt.Sprintf("refit %d", round+1), ui.Count("tokens"))
+		err := p.absorbed.Refit(ctx, e, src, rows, func(n int) { progress.Add(int64(n)) })
+		progress.Done()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tokens counts those that a calibration runs.
+func (p *plan) tokens(rows [][]int32) int64 {
+	n := 0
+	for _, row := range rows {
+		n += min(len(row), p.src.MaxPositions)
+	}
+	return int64(n)
 }
 
 // notes tell what makes a fit less than it could be.

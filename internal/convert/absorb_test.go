@@ -112,18 +112,21 @@ func TestAbsorbDemoBase(t *testing.T) {
 		t.Fatal(err)
 	}
 	held := tok.AppendEncode(nil, text.String())
-	held = held[len(held)-4*128:]
+	held = held[len(held)-8*128:]
 	var rows [][]uint16
 	for at := 0; at+128 <= len(held); at += 128 {
 		rows = append(rows, held[at:at+128])
 	}
 	s, _ := streams()
-	for _, layout := range []string{"0_1_2_3_4_5_6_7x2", "0_0_2_2_4_4_6_6x4", "0_0_0_0_4_4_4_4x1"} {
-		var loss [2]*Check
-		for i, start := range starts {
+	for _, layout := range []string{"0_0_2_2_4_4_6_6x4", "0_0_0_0_4_4_4_4x1"} {
+		var loss [3]*Check
+		for i, start := range []string{"pooling", "absorb", "absorb"} {
 			o := absorbing(base, corpus)
+			if i == 2 {
+				o.Weighted, o.Refit = true, 1
+			}
 			o.Start, o.Check = start, []string{wideShard(t, tok.Checksum(), 128, rows...)}
-			o.Calibration.RowLength = 128
+			o.Calibration.RowLength, o.Calibration.Rows, o.CheckRows = 128, 64, 8
 			o.LayerMap = strings.Split(layout, "x")[0]
 			fmt.Sscan(strings.Split(layout, "x")[1], &o.KVHeads)
 			o.Output = filepath.Join(t.TempDir(), "out")
@@ -133,6 +136,9 @@ func TestAbsorbDemoBase(t *testing.T) {
 			loss[i] = readReport(t, o.Output).Check
 		}
 		pooled, absorbed, base := loss[0].After, loss[1].After, loss[0].Before
+		if refined := loss[2].After; refined >= absorbed {
+			t.Errorf("%s: the loss of %.3f after absorption is %.3f with weights and a refit, expected less", layout, absorbed, refined)
+		}
 		if absorbed-base > (pooled-base)/2 {
 			t.Errorf("%s: the loss of %.3f rises to %.3f by pooling and %.3f by absorption, expected less than half of the rise", layout, base, pooled, absorbed)
 		}

@@ -35,6 +35,10 @@ type Options struct {
 	// to what the heads of its group make of Calibration (package absorb).
 	Start       string
 	Calibration Calibration
+	// Weighted and Refit refine Start absorb: absorb.Options.Weighted, and how
+	// often absorb.Solution.Refit is done.
+	Weighted bool
+	Refit    int
 	// Observer opens the device that shows activations, an engine.Observer;
 	// used with Start absorb only.
 	Observer func() (engine.Engine, error)
@@ -198,7 +202,7 @@ func (o *Options) complete() error {
 func (o Options) settings() any {
 	return map[string]any{
 		"kv_layers": o.KVLayers, "kv_heads": o.KVHeads, "layer_map": o.LayerMap,
-		"start": o.Start, "pooling": o.Pooling, "grow": o.Grow, "shared_key_rotary": o.SharedKeyRotary,
+		"start": o.Start, "absorb_weighted": o.Weighted, "absorb_refit": o.Refit, "pooling": o.Pooling, "grow": o.Grow, "shared_key_rotary": o.SharedKeyRotary,
 		"key_value_mlp": o.KeyValueMLP, "preset": o.Preset, "dtype": o.DType,
 	}
 }

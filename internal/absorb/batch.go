@@ -1,0 +1,82 @@
+package absorb
+
+import (
+	"mlkv/internal/blas"
+	"mlkv/internal/engine"
+	"mlkv/internal/model"
+	"mlkv/internal/ui"
+)
+
+// batchTokens is about how many tokens are run at once.
+const batchTokens = 2048
+
+// batch is rows of tokens laid out for a collector.
+type batch struct {
+	rows, length int
+	tokens       []int32 // [rows*length]
+	used         []int   // tokens of each row; what follows is padding
+	counted      int
+}
+
+// newBatches lays calibration rows out in batches of one shape. Rows longer
+// than the model's positions are cut. Errors carry ui.ExitInput.
+func newBatches(cfg model.Config, rows [][]int32) ([]batch, error) {
+	length, total := 0, 0
+	for i, row := range rows {
+		if err := engine.CheckTokens(row, cfg.VocabSize); err != nil {
+			return nil, ui.Inputf("calibration: row %d: %w; the text belongs to another tokenizer", i, err)
+		}
+		n := min(len(row), cfg.MaxPositions)
+		length, total = max(length, n), total+n
+	}
+	if err := checkTokens(cfg, total); err != nil {
+		return nil, ui.Inputf("calibration: %w", err)
+	}
+	perBatch := max(1, min(len(rows), batchTokens/length))
+	var out []batch
+	for at := 0; at < len(rows); at += perBatch {
+		out = append(out, newBatch(rows[at:min(at+perBatch, len(rows))], perBatch, length))
+	}
+	return out, nil
+}
+
+// newBatch lays out at most n rows of at most length tokens.
+func newBatch(rows [][]int32, n, length int) batch {
+	b := batch{rows: n, length: length, tokens: make([]int32, n*length)}
+	for r, row := range rows {
+		row = row[:min(len(row), length)]
+		copy(b.tokens[r*length:], row)
+		b.used = append(b.used, len(row))
+		b.counted += len(row)
+	}
+	return b
+}
+
+// pack leaves the padding out of activations of the given width.
+func (b batch) pack(x []float32, width int) []float32 {
+	if b.counted*width == len(x) {
+		return x
+	}
+	out := make([]float32, 0, b.counted*width)
+	for r, n := range b.used {
+		out = append(out, x[r*b.length*width:(r*b.length+n)*width]...)
+	}
+	return out
+}
+
+// inputs packs activations of h channels and puts a constant 1 behind them,
+// [counted, h+1].
+func (b batch) inputs(x []float32, h int) blas.Matrix[float64] {
+	x = b.pack(x, h)
+	out := make([]float64, b.counted*(h+1))
+	blas.Chunks(b.counted, 64, func(lo, hi int) {
+		for t := lo; t < hi; t++ {
+			to := out[t*(h+1) : (t+1)*(h+1)]
+			for i, v := range x[t*h : (t+1)*h] {
+				to[i] = float64(v)
+			}
+			to[h] = 1
+		}
+	})
+	return blas.Dense(b.counted, h+1, out)
+}
