@@ -84,7 +84,7 @@ func rows(cfg model.Config, n, length int, seed uint64) [][]int32 {
 // absorbed fits a model and gives the weights of the result.
 func absorbed(t testing.TB, src, dst model.Config, w weights, calibration [][]int32) (weights, *Solution) {
 	t.Helper()
-	m, err := Collect(background, cpu.Open(0), src, dst, w, calibration, nil)
+	m, err := Collect(background, cpu.Open(0), src, dst, w, calibration, Options{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestIdentity(t *testing.T) {
 	for _, rotary := range []float64{0, 0.25, 1} {
 		src := small(rotary, true)
 		w := random(src, 11)
-		m := newMoments(src, src)
+		m := newMoments(src, src, Options{})
 		for l := range src.Layers {
 			n := src.HiddenSize + 1
 			m.cross[l] = make([]float64, n*n)

@@ -23,7 +23,7 @@ type Moments struct {
 	// rotary and values.
 	keys, values map[int]sums
 	// queries holds, for each layer whose queries meet shared keys, the sum of
-	// q q' of every head, [heads, d, d].
+	// q q' of every head, [heads, d, d]. A fit that is not weighted lacks it.
 	queries map[int][]float64
 }
 
@@ -52,9 +52,9 @@ func (s sums) squares(lo, hi, n int) (total, centred float64) {
 }
 
 // Collect runs rows of tokens through the unconverted model. Rows longer than
-// the model's positions are cut. progress, if not nil, is told the number of
+// the model's positions are cut. Fit must be given the same options. progress, if not nil, is told the number of
 // tokens done. Errors in the rows carry ui.ExitInput.
-func Collect(ctx context.Context, o engine.Observer, src, dst model.Config, w engine.Weights, rows [][]int32, progress func(tokens int)) (*Moments, error) {
+func Collect(ctx context.Context, o engine.Observer, src, dst model.Config, w engine.Weights, rows [][]int32, opt Options, progress func(tokens int)) (*Moments, error) {
 	batches, err := newBatches(src, rows)
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func Collect(ctx context.Context, o engine.Observer, src, dst model.Config, w en
 		return nil, err
 	}
 	defer c.Close()
-	m := newMoments(src, dst)
+	m := newMoments(src, dst, opt)
 	for _, b := range batches {
 		if err := m.add(ctx, c, src, dst, b); err != nil {
 			return nil, err
@@ -76,17 +76,19 @@ func Collect(ctx context.Context, o engine.Observer, src, dst model.Config, w en
 	return m, m.finite()
 }
 
-func newMoments(src, dst model.Config) *Moments {
+func newMoments(src, dst model.Config, o Options) *Moments {
 	m := &Moments{cross: map[int][]float64{}, keys: map[int]sums{}, values: map[int]sums{}, queries: map[int][]float64{}}
 	n := src.HiddenSize + 1
-	for _, o := range dst.Owner.List() {
-		if kept(src, dst, o) {
+	for _, owner := range dst.Owner.List() {
+		if kept(src, dst, owner) {
 			continue
 		}
-		for _, l := range dst.Owner.Members(o) {
-			m.queries[l] = make([]float64, src.HiddenSize*src.HeadSize())
+		for _, l := range dst.Owner.Members(owner) {
+			if o.Weighted {
+				m.queries[l] = make([]float64, src.HiddenSize*src.HeadSize())
+			}
 		}
-		for _, s := range sourceLayers(src, dst, o) {
+		for _, s := range sourceLayers(src, dst, owner) {
 			m.cross[s] = make([]float64, n*n)
 			m.keys[s], m.values[s] = newSums(src.KVSize()), newSums(src.KVSize())
 		}
@@ -137,8 +139,8 @@ func addQueries(sum []float64, x []float32, heads, d int) {
 
 // finite reports a layer whose activations were not finite.
 func (m *Moments) finite() error {
-	for l := range m.queries {
-		for _, list := range [][]float64{m.queries[l], m.cross[l], m.keys[l].xx, m.values[l].xx} {
+	for l := range m.cross {
+		for _, list := range [][]float64{m.cross[l], m.queries[l], m.keys[l].xx, m.values[l].xx} {
 			for _, v := range list {
 				if math.IsNaN(v) || math.IsInf(v, 0) {
 					return fmt.Errorf("calibration: layer %d: expected finite activations, found %g", l, v)

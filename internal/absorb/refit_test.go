@@ -92,7 +92,7 @@ func TestWeighted(t *testing.T) {
 	w := random(src, 31)
 	calibration, tokens := rows(src, 8, 40, 32), rows(src, 1, 40, 33)[0]
 	fit := func(dst model.Config, o Options) weights {
-		m, err := Collect(background, cpu.Open(0), src, dst, w, calibration, nil)
+		m, err := Collect(background, cpu.Open(0), src, dst, w, calibration, o, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -56,6 +56,9 @@ func (o *Options) completeAbsorb() error {
 	return nil
 }
 
+// fitting are the options of package absorb.
+func (o Options) fitting() absorb.Options { return absorb.Options{Weighted: o.Weighted} }
+
 // absorbHeads fits the shared heads of p and leaves the solution there.
 func absorbHeads(ctx context.Context, src *checkpoint.Checkpoint, p *plan, o Options, record *provenance.Record, s ui.Streams) (*Absorbed, error) {
 	c := o.Calibration
@@ -77,7 +80,7 @@ func absorbHeads(ctx context.Context, src *checkpoint.Checkpoint, p *plan, o Opt
 	if !ok {
 		return nil, ui.Usagef("device: %s cannot show activations; choose cpu for the calibration", e.Info().Device)
 	}
-	moments, err := collect(ctx, observer, src, p, rows, s)
+	moments, err := collect(ctx, observer, src, p, rows, o, s)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", strings.Join(c.Paths, ", "), err)
 	}
@@ -94,17 +97,17 @@ func absorbHeads(ctx context.Context, src *checkpoint.Checkpoint, p *plan, o Opt
 }
 
 // collect runs the calibration.
-func collect(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *plan, rows [][]int32, s ui.Streams) (*absorb.Moments, error) {
+func collect(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *plan, rows [][]int32, o Options, s ui.Streams) (*absorb.Moments, error) {
 	progress := ui.NewProgress(s, p.tokens(rows), "calibrate", ui.Count("tokens"))
 	defer progress.Done()
-	return absorb.Collect(ctx, e, p.src, p.dst, src, rows, func(n int) { progress.Add(int64(n)) })
+	return absorb.Collect(ctx, e, p.src, p.dst, src, rows, o.fitting(), func(n int) { progress.Add(int64(n)) })
 }
 
 // fit makes p.absorbed.
 func fit(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *plan, m *absorb.Moments, rows [][]int32, o Options, s ui.Streams) error {
 	progress := ui.NewProgress(s, int64(p.dst.Owner.Owners()), "fit", ui.Count("owners"))
 	var err error
-	p.absorbed, err = absorb.Fit(ctx, p.src, p.dst, src, m, absorb.Options{Weighted: o.Weighted}, func() { progress.Add(1) })
+	p.absorbed, err = absorb.Fit(ctx, p.src, p.dst, src, m, o.fitting(), func() { progress.Add(1) })
 	progress.Done()
 	if err != nil {
 		return err
