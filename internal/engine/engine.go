@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"mlkv/internal/model"
@@ -13,6 +14,9 @@ import (
 // Ignore marks a target position that counts neither in the loss nor in the
 // gradient.
 const Ignore int32 = -1
+
+// ErrOutOfMemory says that a device does not hold what was asked for.
+var ErrOutOfMemory = errors.New("out of memory")
 
 // Weights gives a model's parameters in float32 by their names in
 // model.Config.Params.
@@ -162,16 +166,18 @@ type Trainer interface {
 	Close() error
 }
 
-// Memory is what a trainer or scorer holds on its device, in bytes.
+// Memory is what a trainer, scorer or decoder holds on its device, in bytes.
 type Memory struct {
 	Weights, Gradients, Optimizer, Activations, Workspace int64
+	// Cache are a decoder's keys and values.
+	Cache int64
 	// Teacher are the weights of TrainOptions.Distill.
 	Teacher int64
 }
 
 // Total is the sum of all parts.
 func (m Memory) Total() int64 {
-	return m.Weights + m.Gradients + m.Optimizer + m.Activations + m.Workspace + m.Teacher
+	return m.Weights + m.Gradients + m.Optimizer + m.Activations + m.Workspace + m.Cache + m.Teacher
 }
 
 // Request is one sequence to score: the log-likelihood of its tokens from
@@ -228,8 +234,24 @@ type Decoder interface {
 	// Next appends one token to each row and returns the logits after it,
 	// row-major [rows, vocab]; valid until the next call.
 	Next(ctx context.Context, tokens []int32) ([]float32, error)
+	// Extend appends steps tokens to each row by greedy choice: it reads
+	// tokens, one a row, then the most likely next ones, of which the first of
+	// equals counts. It returns those chosen after each, row-major
+	// [rows, steps]; logits stay on the device.
+	Extend(ctx context.Context, tokens []int32, steps int) ([]int32, error)
+	// Fill makes the cache hold length random keys and values in each row, at
+	// least one, as if every row had read that many tokens: what is needed to
+	// measure time and memory without reading prompts. Equal lengths and seeds
+	// give equal contents.
+	Fill(ctx context.Context, length int, seed uint64) error
+	// Resize gives the decoder another capacity, with an empty cache. Where
+	// that does not fit the error is ErrOutOfMemory, and the decoder holds no
+	// cache until a later Resize succeeds.
+	Resize(o DecodeOptions) error
 	// CacheBytes is the memory that the cache holds for its capacity.
 	CacheBytes() int64
+	// Memory is what the decoder holds on its device, in bytes.
+	Memory() Memory
 	Close() error
 }
 
@@ -237,6 +259,13 @@ type Decoder interface {
 type DecodeOptions struct {
 	Rows    int // sequences decoded together
 	MaxSize int // longest sequence, prompt and continuation
+	// CacheBits is the size of a cached element; 0 takes Info.CacheBits. An
+	// engine refuses sizes that it does not have.
+	CacheBits int
+	// MemoryLimit is the most that the decoder may hold on its device, in
+	// bytes, weights included; 0 takes what there is. Beyond it the error is
+	// ErrOutOfMemory.
+	MemoryLimit int64
 }
 
 // Activations are what one layer's attention reads and makes for a batch of N
@@ -273,6 +302,13 @@ type Info struct {
 	Peak float64
 	// Free and Total are the device's memory in bytes; 0 where not known.
 	Free, Total int64
+	// Used is the memory in use, in bytes: of a GPU by all that runs on it, as
+	// its driver tells, of the CPU by this process (resident set); 0 where not
+	// known.
+	Used int64
+	// CacheBits is the size of an element in a decoder's cache where
+	// DecodeOptions name none.
+	CacheBits int
 }
 
 // Engine makes trainers, scorers and decoders on one device.

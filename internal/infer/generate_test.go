@@ -33,6 +33,7 @@ func (bytesTok) Decode(ids []int32) string {
 // parrot is a decoder whose likeliest next token is that of a fixed text after
 // what the row already holds; it checks its capacity as an engine would.
 type parrot struct {
+	engine.Decoder
 	text string
 	o    engine.DecodeOptions
 	rows [][]int32
@@ -75,8 +76,7 @@ func (p *parrot) Next(_ context.Context, tokens []int32) ([]float32, error) {
 	return p.logits(), nil
 }
 
-func (p *parrot) CacheBytes() int64 { return 0 }
-func (p *parrot) Close() error      { return nil }
+func (p *parrot) Close() error { return nil }
 
 func opener(text string) NewDecoder {
 	return func(o engine.DecodeOptions) (engine.Decoder, error) { return &parrot{text: text, o: o}, nil }

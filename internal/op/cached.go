@@ -13,10 +13,10 @@ type KVCache struct {
 	Keys, Values          []float32
 }
 
-// NewKVCache makes an empty cache.
-func NewKVCache(rows, capacity, width int) *KVCache {
+// NewKVCache makes a cache in memory of 2*rows*capacity*width elements.
+func NewKVCache(rows, capacity, width int, memory []float32) *KVCache {
 	n := rows * capacity * width
-	return &KVCache{Rows: rows, Capacity: capacity, Width: width, Keys: make([]float32, n), Values: make([]float32, n)}
+	return &KVCache{Rows: rows, Capacity: capacity, Width: width, Keys: memory[:n], Values: memory[n : 2*n]}
 }
 
 // Put stores consecutive keys and values of a row from a position on.

@@ -32,8 +32,9 @@ func Open(threads int) *Engine {
 
 // Info implements engine.Engine.
 func (*Engine) Info() engine.Info {
-	info := engine.Info{Device: "cpu", Name: processor(), Backend: blas.Backend(), Threads: blas.Threads()}
+	info := engine.Info{Device: "cpu", Name: processor(), Backend: blas.Backend(), Threads: blas.Threads(), CacheBits: 32}
 	info.Free, info.Total = memory()
+	info.Used = resident()
 	return info
 }
 
@@ -48,11 +49,17 @@ func processor() string {
 // memory is what programs can still take, page cache included, and all there
 // is, in bytes; 0 where the kernel does not tell.
 func memory() (free, total int64) {
-	kib := func(key string) int64 {
-		n, _ := strconv.ParseInt(strings.TrimSuffix(field("/proc/meminfo", key), " kB"), 10, 64)
-		return n << 10
-	}
-	return kib("MemAvailable"), kib("MemTotal")
+	return kib("/proc/meminfo", "MemAvailable"), kib("/proc/meminfo", "MemTotal")
+}
+
+// resident is the part of this process that is in memory, in bytes; 0 where the
+// kernel does not tell.
+func resident() int64 { return kib("/proc/self/status", "VmRSS") }
+
+// kib is a field in bytes whose value is in units of 1024 of them.
+func kib(path, key string) int64 {
+	n, _ := strconv.ParseInt(strings.TrimSuffix(field(path, key), " kB"), 10, 64)
+	return n << 10
 }
 
 // field is the first value of a key in a file of "key: value" lines.

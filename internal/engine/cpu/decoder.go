@@ -3,7 +3,10 @@ package cpu
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 
+	"mlkv/internal/blas"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/plan"
 	"mlkv/internal/graph"
@@ -18,6 +21,7 @@ type decoder struct {
 	o       engine.DecodeOptions
 	params  map[string][]float32
 	next    *program
+	memory  region // arena and caches
 	arena   []float32
 	caches  map[int]*op.KVCache // by owner layer
 	lengths []int               // tokens of each row in the cache
@@ -25,22 +29,44 @@ type decoder struct {
 
 // Decoder implements engine.Engine.
 func (e *Engine) Decoder(cfg model.Config, w engine.Weights, o engine.DecodeOptions) (engine.Decoder, error) {
-	if o.Rows < 1 || o.MaxSize < 1 {
-		return nil, fmt.Errorf("decoding %d rows of up to %d tokens: both must be positive", o.Rows, o.MaxSize)
-	}
 	params, err := load(cfg, w, false)
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{cfg: cfg, o: o, params: params, caches: map[int]*op.KVCache{}, lengths: make([]int, o.Rows)}
-	if d.next, err = d.compile(o.Rows, 1, o.Rows); err != nil {
+	d := &decoder{cfg: cfg, params: params}
+	if err := d.Resize(o); err != nil {
 		return nil, err
 	}
-	for _, c := range d.next.Cache {
-		d.caches[c.Owner] = op.NewKVCache(o.Rows, o.MaxSize, cfg.KVSize())
-	}
-	d.arena = make([]float32, d.next.plan.Elements)
 	return d, nil
+}
+
+// Resize implements engine.Decoder.
+func (d *decoder) Resize(o engine.DecodeOptions) error {
+	if o.Rows < 1 || o.MaxSize < 1 {
+		return fmt.Errorf("decoding %d rows of up to %d tokens: both must be positive", o.Rows, o.MaxSize)
+	}
+	if o.CacheBits != 0 && o.CacheBits != 32 {
+		return fmt.Errorf("cache of %d bits an element: the CPU engine has 32", o.CacheBits)
+	}
+	if err := d.Close(); err != nil {
+		return err
+	}
+	next, err := d.compile(o.Rows, 1, o.Rows)
+	if err != nil {
+		return err
+	}
+	width := d.cfg.KVSize()
+	each := 2 * o.Rows * o.MaxSize * width
+	if d.memory, err = newRegion(int64(next.plan.Elements+len(next.Cache)*each), bytes(d.params), o.MemoryLimit); err != nil {
+		return fmt.Errorf("decoding %d rows of up to %d tokens: %w", o.Rows, o.MaxSize, err)
+	}
+	d.o, d.next, d.lengths = o, next, make([]int, o.Rows)
+	d.arena = d.memory.take(next.plan.Elements)
+	d.caches = map[int]*op.KVCache{}
+	for _, c := range next.Cache {
+		d.caches[c.Owner] = op.NewKVCache(o.Rows, o.MaxSize, width, d.memory.take(each))
+	}
+	return nil
 }
 
 // compile is the program of the logits at the picked positions, with the keys
@@ -161,6 +187,64 @@ func (d *decoder) store(p *program, owner int) (unrotated bool) {
 	return false
 }
 
+// Extend implements engine.Decoder.
+func (d *decoder) Extend(ctx context.Context, tokens []int32, steps int) ([]int32, error) {
+	chosen := make([]int32, d.o.Rows*steps)
+	tokens = slices.Clone(tokens)
+	for s := range steps {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		logits, err := d.Next(ctx, tokens)
+		if err != nil {
+			return nil, err
+		}
+		v := d.cfg.VocabSize
+		blas.Parallel(d.o.Rows, func(r int) { tokens[r] = greatest(logits[r*v : (r+1)*v]) })
+		for r, t := range tokens {
+			chosen[r*steps+s] = t
+		}
+	}
+	return chosen, nil
+}
+
+// greatest is the first index of the greatest element.
+func greatest(x []float32) int32 {
+	best := 0
+	for i, v := range x {
+		if v > x[best] {
+			best = i
+		}
+	}
+	return int32(best)
+}
+
+// Fill implements engine.Decoder with entries of a uniform distribution from
+// -1 to 1.
+func (d *decoder) Fill(ctx context.Context, length int, seed uint64) error {
+	if length < 1 || length > d.o.MaxSize {
+		return fmt.Errorf("fill: expected 1 to %d tokens a row, found %d", d.o.MaxSize, length)
+	}
+	for owner, c := range d.caches {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		blas.Parallel(c.Rows, func(r int) {
+			random := rand.New(rand.NewPCG(seed, uint64(owner)<<32|uint64(r)))
+			at := r * c.Capacity * c.Width
+			for _, x := range [][]float32{c.Keys, c.Values} {
+				for i := range x[at : at+length*c.Width] {
+					x[at+i] = 2*random.Float32() - 1
+				}
+			}
+		})
+	}
+	for r := range d.lengths {
+		d.lengths[r] = length
+	}
+	return nil
+}
+
 // CacheBytes implements engine.Decoder.
 func (d *decoder) CacheBytes() int64 {
 	n := int64(0)
@@ -170,5 +254,13 @@ func (d *decoder) CacheBytes() int64 {
 	return n
 }
 
+// Memory implements engine.Decoder.
+func (d *decoder) Memory() engine.Memory {
+	return engine.Memory{Weights: bytes(d.params), Cache: d.CacheBytes(), Activations: int64(len(d.arena)) * 4}
+}
+
 // Close implements engine.Decoder.
-func (d *decoder) Close() error { return nil }
+func (d *decoder) Close() error {
+	d.arena, d.caches, d.next, d.lengths, d.o = nil, nil, nil, nil, engine.DecodeOptions{}
+	return d.memory.free()
+}
