@@ -55,18 +55,18 @@ func (o HeadDistill) Grad(in []*gorgonia.Node, _, grad *gorgonia.Node) []*gorgon
 	pack := Apply(HeadDistillGrad{o}, in[0], in[1], in[2], in[3], in[4], grad)
 	n, h, v := in[0].Shape()[0], in[0].Shape()[1], in[1].Shape()[0]
 	return []*gorgonia.Node{
-		Part(pack, distillParts, n, h), Part(pack, distillParts+n*h, v, h), nil, nil, nil,
+		Part(pack, DistillParts, n, h), Part(pack, DistillParts+n*h, v, h), nil, nil, nil,
 	}
 }
 
 // Where the scalars of HeadDistillGrad's pack lie: the objective, the plain
 // cross-entropy and the divergence without weight and temperature squared, all
-// summed.
+// summed. DistillParts is their number, at which dx begins.
 const (
 	DistillObjective = iota
 	DistillCrossEntropy
 	DistillDivergence
-	distillParts
+	DistillParts
 )
 
 // HeadDistillGrad is HeadDistill with its derivative: (x, weight, targets,
@@ -76,7 +76,7 @@ type HeadDistillGrad struct{ HeadDistill }
 
 func (o HeadDistillGrad) OutShape(in []tensor.Shape) tensor.Shape {
 	distillFits(o, in)
-	return tensor.Shape{distillParts + Size(in[0]) + Size(in[1])}
+	return tensor.Shape{DistillParts + Size(in[0]) + Size(in[1])}
 }
 
 func (o HeadDistillGrad) Run(out Array, in []Array) {
@@ -85,7 +85,7 @@ func (o HeadDistillGrad) Run(out Array, in []Array) {
 
 func headDistillGrad[T blas.Float](o HeadDistillGrad, out []T, a args[T]) {
 	n, h := a.Shape[0][0], a.Shape[0][1]
-	dx, dw := out[distillParts:distillParts+n*h], out[distillParts+n*h:]
+	dx, dw := out[DistillParts:DistillParts+n*h], out[DistillParts+n*h:]
 	var total distillSums
 	distillChunks(a, func(lo int, student, teacher blas.Matrix[T]) {
 		total.add(distill(o.HeadDistill, student, teacher, a.Ints[2][lo:lo+student.Rows], &a.F[5][0]))

@@ -189,8 +189,8 @@ func TestDistillOfNoWeight(t *testing.T) {
 			t.Errorf("temperature %g: objective %v and cross-entropy %v, without a teacher %v", temperature, got[0], got[1], want[0])
 		}
 		for i, x := range want[1:] {
-			if got[distillParts+i] != x {
-				t.Fatalf("temperature %g: gradient element %d is %v, without a teacher %v", temperature, i, got[distillParts+i], x)
+			if got[DistillParts+i] != x {
+				t.Fatalf("temperature %g: gradient element %d is %v, without a teacher %v", temperature, i, got[DistillParts+i], x)
 			}
 		}
 	}
@@ -208,8 +208,8 @@ func TestDistillOfItself(t *testing.T) {
 			t.Errorf("%+v: divergence from itself is %v", o, got[DistillDivergence])
 		}
 		for i, x := range plain[1:] {
-			if want := (1 - o.Weight) * x; math.Abs(got[distillParts+i]-want) > 2e-6 {
-				t.Fatalf("%+v: gradient element %d is %v, the cross-entropy's share %v", o, i, got[distillParts+i], want)
+			if want := (1 - o.Weight) * x; math.Abs(got[DistillParts+i]-want) > 2e-6 {
+				t.Fatalf("%+v: gradient element %d is %v, the cross-entropy's share %v", o, i, got[DistillParts+i], want)
 			}
 		}
 	}

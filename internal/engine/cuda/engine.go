@@ -113,6 +113,11 @@ func (e *Engine) compile(cfg model.Config, o graph.Options) (*program, *arena, e
 	if err := e.checkModel(cfg); err != nil {
 		return nil, nil, err
 	}
+	if o.Distill != nil {
+		if err := e.checkModel(o.Distill.Teacher); err != nil {
+			return nil, nil, fmt.Errorf("teacher: %w", err)
+		}
+	}
 	g, err := graph.Build(cfg, o)
 	if err != nil {
 		return nil, nil, err

@@ -71,6 +71,7 @@ type bases struct {
 	weights   gpu.Ptr // in the type of activations
 	masters   gpu.Ptr // in float32
 	gradients gpu.Ptr
+	taught    *frozen // weights of the teacher
 	inputs    map[*matrix]gpu.Ptr
 	workspace gpu.Ptr // of products
 }
@@ -79,6 +80,9 @@ type bases struct {
 func (x *executor) ptr(m *matrix) gpu.Ptr {
 	root, offset := m.root()
 	size := x.sizes().of(root.elem)
+	if root.taught {
+		return x.base.taught.ptr(root) + gpu.Ptr(int64(offset)*size)
+	}
 	at := func(base gpu.Ptr) gpu.Ptr {
 		return base + gpu.Ptr(int64(x.params.offset[root.params[0]]+offset)*size)
 	}
@@ -148,7 +152,7 @@ func (x *executor) variants(o *operation) []variant {
 		return []variant{x.linearVariant()}
 	case sum:
 		return []variant{x.sumVariant(o.out[0].cols)}
-	case head, score:
+	case head, distill, score:
 		return []variant{x.headVariant(o.in[1].rows)}
 	}
 	return nil
@@ -161,6 +165,8 @@ func (x *executor) products(o *operation) []gpu.Product {
 		return []gpu.Product{x.describe(o, k)}
 	case head:
 		return x.headProducts(o, k.grad)
+	case distill:
+		return x.distillProducts(o)
 	case score:
 		return x.headProducts(o, false)
 	}
@@ -209,6 +215,8 @@ func (x *executor) step(o *operation) error {
 		return x.stream.Copy(x.ptr(o.out[0]), x.ptr(o.in[0]), int64(o.in[0].size())*4)
 	case head:
 		return x.head(o, k)
+	case distill:
+		return x.distill(o, k)
 	case score:
 		return x.score(o)
 	}

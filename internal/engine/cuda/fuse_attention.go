@@ -27,7 +27,7 @@ func (p *program) joinProjections(cfg model.Config) {
 		if len(group) < 2 {
 			return
 		}
-		slices.SortFunc(group, func(a, b *operation) int { return position[a.in[1].param()] - position[b.in[1].param()] })
+		slices.SortStableFunc(group, func(a, b *operation) int { return position[a.in[1].param()] - position[b.in[1].param()] })
 		operands := make([][]*matrix, len(o.in)) // x, weights, biases
 		var results []*matrix
 		for _, g := range group {
@@ -95,7 +95,10 @@ func (p *program) joinParams(list []*matrix) *matrix {
 	}
 	whole.stride = whole.cols
 	whole.name = whole.param()
-	if whole.role == weight {
+	switch {
+	case whole.role == weight && whole.taught:
+		p.joinedTaught = append(p.joinedTaught, whole.params)
+	case whole.role == weight:
 		p.joined = append(p.joined, whole.params)
 	}
 	return &whole

@@ -39,6 +39,7 @@ type matrix struct {
 	elem       element
 	role       role
 	params     []string // of a weight, master or gradient: one, or several joined by rows
+	taught     bool     // whether params are the teacher's
 
 	// A part lies in the memory of another matrix, at an offset in elements and
 	// with that one's stride. A matrix that is made in the place of another one
@@ -161,6 +162,12 @@ type duplicate struct{}
 // float32, then, with grad, dx and the weight's gradient.
 type head struct{ grad bool }
 
+// distill projects onto the vocabulary as head does and takes the cross-entropy
+// and the divergence from a teacher: in x, weight, targets, the teacher's x and
+// weight; out the cross-entropy and the divergence of every row, [1, N] in
+// float32 each, then dx and the weight's gradient.
+type distill struct{ op.HeadDistill }
+
 // score: in x, weight, targets; out the log-likelihood of every row's target
 // [1, N] in float32, then [1, N] int32: 1 where it is the most likely token,
 // else 0.
@@ -183,6 +190,7 @@ func (columnSum) isKind()     {}
 func (sum) isKind()           {}
 func (duplicate) isKind()     {}
 func (head) isKind()          {}
+func (distill) isKind()       {}
 func (score) isKind()         {}
 func (pick) isKind()          {}
 
@@ -191,9 +199,11 @@ type program struct {
 	ops []*operation
 	// Results that are read after a run, and inputs; nil where there are none.
 	losses, likelihood, greedy, logits *matrix
+	divergence                         *matrix
 	tokens, targets, index             *matrix
-	// joined lists groups of parameters that must lie one after another.
-	joined [][]string
+	// joined lists groups of parameters that must lie one after another, and
+	// joinedTaught those of the teacher's.
+	joined, joinedTaught [][]string
 }
 
 // users lists the operations that read m itself.

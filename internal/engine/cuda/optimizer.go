@@ -20,13 +20,15 @@ type stateValues struct {
 	Norm, Factor                         float32
 	Correction1, Correction2             float32
 	Skipped                              int32
+	Divergence                           float64
 }
 
 // Where parts of a state begin, in bytes.
 const (
-	stateSteps   = 28
-	stateLoss    = 32
-	stateCounted = 40
+	stateSteps      = 28
+	stateLoss       = 32
+	stateCounted    = 40
+	stateDivergence = 64
 )
 
 // tensorEntry is Tensor of kernels/tensors.cuh.

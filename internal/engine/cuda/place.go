@@ -62,7 +62,7 @@ func place(p *program, s sizes) *arena {
 			}
 		}
 	}
-	for _, m := range []*matrix{p.losses, p.likelihood, p.greedy, p.logits} {
+	for _, m := range []*matrix{p.losses, p.divergence, p.likelihood, p.greedy, p.logits} {
 		if m != nil {
 			touch(m, len(p.ops))
 		}
@@ -114,7 +114,11 @@ const paramAlign = 128
 // placeParams lays a model's parameters out. Those of a group follow each other
 // without gaps.
 func placeParams(cfg model.Config, joined [][]string) *params {
-	p := &params{offset: map[string]int{}, list: cfg.Params()}
+	return placeList(cfg.Params(), joined)
+}
+
+func placeList(list []model.Param, joined [][]string) *params {
+	p := &params{offset: map[string]int{}, list: list}
 	byName := map[string]model.Param{}
 	groupOf := map[string][]string{}
 	for _, param := range p.list {
@@ -144,4 +148,36 @@ func placeParams(cfg model.Config, joined [][]string) *params {
 		p.at = append(p.at, p.offset[param.Name])
 	}
 	return p
+}
+
+// constants is the order of parameters that are only read, in one array: all of
+// them in the type of activations and then, unless that is float32, once more in
+// float32 those that kernels read so: gains and biases.
+type constants struct {
+	all, vectors *params // vectors is nil where all are float32
+	sizes        sizes
+	size         int64 // bytes
+}
+
+func placeConstants(cfg model.Config, joined [][]string, s sizes) *constants {
+	c := &constants{all: placeParams(cfg, joined), sizes: s}
+	c.size = c.vectorsAt()
+	if s.activation != s.of(float) {
+		c.vectors = placeList(slices.DeleteFunc(cfg.Params(), func(p model.Param) bool { return len(p.Shape) != 1 }), nil)
+		c.size += int64(c.vectors.size) * s.of(float)
+	}
+	return c
+}
+
+// vectorsAt is where the vectors begin, in bytes.
+func (c *constants) vectorsAt() int64 {
+	return (int64(c.all.size)*c.sizes.activation + alignment - 1) / alignment * alignment
+}
+
+// offset is where a weight or master begins, in bytes.
+func (c *constants) offset(m *matrix) int64 {
+	if m.role == master && c.vectors != nil {
+		return c.vectorsAt() + int64(c.vectors.offset[m.params[0]])*c.sizes.of(float)
+	}
+	return int64(c.all.offset[m.params[0]]) * c.sizes.activation
 }

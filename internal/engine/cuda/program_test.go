@@ -23,6 +23,8 @@ type machine struct {
 	params *params
 	memory []float32 // the arena
 	weight []float32
+	taught *constants // of the teacher
+	others []float32  // its weights
 	grad   []float32
 	ints   map[*matrix][]int32
 }
@@ -30,6 +32,9 @@ type machine struct {
 // at is the memory of a matrix from its first element on.
 func (x *machine) at(m *matrix) []float32 {
 	root, offset := m.root()
+	if root.taught {
+		return x.others[int(x.taught.offset(root)/4)+offset:]
+	}
 	switch root.role {
 	case transient:
 		return x.memory[int(x.arena.offset[root]/4)+offset:]
@@ -162,10 +167,15 @@ func (x *machine) step(o *operation) {
 			put(0, onFirst(call(op.HeadLoss{}, in...), in[0].Shape[0]))
 			return
 		}
-		one := op.Array{Shape: tensor.ScalarShape(), F32: []float32{1}}
 		pack := call(op.HeadLossGrad{}, append(in, one)...)
 		put(0, onFirst(pack[:1], in[0].Shape[0]))
 		split(pack[1:], 1, 2)
+	case distill:
+		pack := call(op.HeadDistillGrad{HeadDistill: k.HeadDistill}, append(in, one)...)
+		for i, at := range []int{op.DistillCrossEntropy, op.DistillDivergence} {
+			put(i, onFirst(pack[at:at+1], in[0].Shape[0]))
+		}
+		split(pack[op.DistillParts:], 2, 3)
 	case score:
 		for i, v := range call(op.HeadScore{}, in...) {
 			x.at(o.out[i%2])[i/2] = v
@@ -176,6 +186,9 @@ func (x *machine) step(o *operation) {
 		panic(fmt.Sprintf("operation %v", o))
 	}
 }
+
+// one is the gradient of the loss by itself.
+var one = op.Array{Shape: tensor.ScalarShape(), F32: []float32{1}}
 
 // onFirst stands for the losses of n rows whose sum is known.
 func onFirst(sum []float32, n int) []float32 { return append(sum[:1:1], make([]float32, n-1)...) }
@@ -285,6 +298,18 @@ func randomWeights(cfg model.Config, seed uint64) testWeights {
 	return w
 }
 
+// scaleDown makes activations of a trained model's size.
+func scaleDown(w testWeights, cfg model.Config) {
+	for _, p := range cfg.Params() {
+		if p.Kind == model.Norm {
+			continue
+		}
+		for i := range w[p.Name] {
+			w[p.Name][i] *= 0.3
+		}
+	}
+}
+
 // testModels are the shapes that a program depends on.
 func testModels(t testing.TB) map[string]model.Config {
 	t.Helper()
@@ -380,7 +405,8 @@ func TestProgramComputesTheGradients(t *testing.T) {
 				w := randomWeights(cfg, 7)
 				p := compileFor(t, cfg, graph.Options{Rows: rows, Length: length, Output: graph.Gradients}, stage)
 				x := newMachine(cfg, w, p)
-				reference, want := referenceGradients(t, cfg, w, rows, length)
+				step, want := firstMoments(t, cpu.Open(0), cfg, w, engine.TrainOptions{Rows: rows, Length: length})
+				reference := step.Loss * float64(step.Tokens)
 				loss := 0.0
 				for i := range uint64(2) {
 					b := testBatch(cfg, rows, length, i)
@@ -400,18 +426,23 @@ func TestProgramComputesTheGradients(t *testing.T) {
 	}
 }
 
-// referenceGradients are the CPU engine's summed loss and gradients of the two
-// batches. With beta1 = 0 the first moment is the mean gradient.
-func referenceGradients(t testing.TB, cfg model.Config, w testWeights, rows, length int) (loss float64, grads map[string][]float32) {
+// firstMoments makes one step of the two test batches that changes nothing and
+// returns its result and the summed gradients: with beta1 = 0 the first moment is
+// the mean gradient.
+func firstMoments(t testing.TB, e engine.Engine, cfg model.Config, w engine.Weights, o engine.TrainOptions) (engine.Step, map[string][]float32) {
 	t.Helper()
-	e := cpu.Open(0)
-	trainer, err := e.Trainer(cfg, w, engine.TrainOptions{Rows: rows, Length: length,
-		Optimizer: engine.AdamW{Beta2: 0.5, Eps: 1e-8, Decay: engine.DecayMatrices}})
+	o.Optimizer = engine.AdamW{Beta2: 0.5, Eps: 1e-8, Decay: engine.DecayMatrices}
+	trainer, err := e.Trainer(cfg, w, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		if err := trainer.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	for i := range uint64(2) {
-		if err := trainer.Accumulate(t.Context(), testBatch(cfg, rows, length, i)); err != nil {
+		if err := trainer.Accumulate(t.Context(), testBatch(cfg, o.Rows, o.Length, i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -419,7 +450,7 @@ func referenceGradients(t testing.TB, cfg model.Config, w testWeights, rows, len
 	if err != nil {
 		t.Fatal(err)
 	}
-	grads = map[string][]float32{}
+	grads := map[string][]float32{}
 	for _, param := range cfg.Params() {
 		g := make([]float32, param.Size())
 		if err := trainer.Read(param.Name, engine.SlotFirst, g); err != nil {
@@ -430,7 +461,7 @@ func referenceGradients(t testing.TB, cfg model.Config, w testWeights, rows, len
 		}
 		grads[param.Name] = g
 	}
-	return step.Loss * float64(step.Tokens), grads
+	return step, grads
 }
 
 func compare(t testing.TB, name string, got, want []float32) {

@@ -85,8 +85,11 @@ func (r *recomputer) kept(mode Recompute) func(m *matrix) bool {
 // crosses reports whether a later layer or the head reads m.
 func (r *recomputer) crosses(m *matrix, layer int) bool {
 	return slices.ContainsFunc(r.p.users(m), func(u *operation) bool {
-		_, last := u.kind.(head)
-		return !u.backward && u.layer != layer || last
+		switch u.kind.(type) {
+		case head, distill:
+			return true
+		}
+		return !u.backward && u.layer != layer
 	})
 }
 

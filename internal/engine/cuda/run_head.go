@@ -75,7 +75,6 @@ func (x *executor) headChunks(o *operation, f func(at, rows int, input, logits g
 func (x *executor) head(o *operation, k head) error {
 	in, w, targets, losses := o.in[0], o.in[1], o.in[2], o.out[0]
 	variant := x.headVariant(w.rows)
-	size := gpu.Ptr(x.elem.Size())
 	return x.headChunks(o, func(at, rows int, input, logits gpu.Ptr) error {
 		if err := x.launch(variant, "head_loss", gpu.Grid{Blocks: [3]int{rows}, Threads: [3]int{1024}},
 			logits, x.ptr(targets)+gpu.Ptr(at*4), x.ptr(losses)+gpu.Ptr(at*4), int32(rows), int64(w.rows), float32(1)); err != nil {
@@ -84,11 +83,42 @@ func (x *executor) head(o *operation, k head) error {
 		if !k.grad {
 			return nil
 		}
-		dx := x.ptr(o.out[1]) + gpu.Ptr(at*in.cols)*size
-		if err := x.multiplyAt(x.inputProduct(rows, in.cols, w.rows), logits, x.ptr(w), dx); err != nil {
+		return x.projectionGrad(in, w, o.out[1], o.out[2], at, rows, input, logits)
+	})
+}
+
+// projectionGrad carries the gradient of a chunk's logits over to its rows of dx
+// and adds it to dw.
+func (x *executor) projectionGrad(in, w, dx, dw *matrix, at, rows int, input, logits gpu.Ptr) error {
+	to := x.ptr(dx) + gpu.Ptr(int64(at*in.cols)*x.elem.Size())
+	if err := x.multiplyAt(x.inputProduct(rows, in.cols, w.rows), logits, x.ptr(w), to); err != nil {
+		return err
+	}
+	return x.multiplyAt(x.weightProduct(rows, in.cols, w.rows), logits, input, x.ptr(dw))
+}
+
+// distillProducts are headProducts with those of the teacher's logits.
+func (x *executor) distillProducts(o *operation) []gpu.Product {
+	list := x.headProducts(o, true)
+	taught := &operation{in: o.in[3:]}
+	return append(list, x.headProducts(taught, false)...)
+}
+
+func (x *executor) distill(o *operation, k distill) error {
+	w, targets, other, otherWeight, otherLogits := o.in[1], o.in[2], o.in[3], o.in[4], o.temp[1]
+	variant := x.headVariant(w.rows)
+	return x.headChunks(o, func(at, rows int, input, logits gpu.Ptr) error {
+		from := x.ptr(other) + gpu.Ptr(int64(at*other.cols)*x.elem.Size())
+		if err := x.multiplyAt(x.logitProduct(rows, other.cols, w.rows), from, x.ptr(otherWeight), x.ptr(otherLogits)); err != nil {
 			return err
 		}
-		return x.multiplyAt(x.weightProduct(rows, in.cols, w.rows), logits, input, x.ptr(o.out[2]))
+		offset := gpu.Ptr(at * 4)
+		if err := x.launch(variant, "head_distill", gpu.Grid{Blocks: [3]int{rows}, Threads: [3]int{1024}},
+			logits, x.ptr(otherLogits), x.ptr(targets)+offset, x.ptr(o.out[0])+offset, x.ptr(o.out[1])+offset,
+			int32(rows), int64(w.rows), float32(k.Weight), float32(k.Temperature)); err != nil {
+			return err
+		}
+		return x.projectionGrad(o.in[0], w, o.out[2], o.out[3], at, rows, input, logits)
 	})
 }
 

@@ -54,6 +54,10 @@ func needScratch(p *program, s sizes, sms int) {
 		case head, score:
 			n, vocab := o.in[0].rows, o.in[1].rows
 			scratch(chunkRows(n, vocab, s.activation), vocab, activation)
+		case distill: // logits of model and teacher
+			n, vocab := o.in[0].rows, o.in[1].rows
+			scratch(chunkRows(n, vocab, s.activation), vocab, activation)
+			scratch(chunkRows(n, vocab, s.activation), vocab, activation)
 		case embeddingGrad:
 			n, chunks := o.in[0].cols, (o.in[0].cols+embedChunk-1)/embedChunk
 			for range 4 { // keys and positions after each of two passes

@@ -6,6 +6,7 @@ import (
 	"gorgonia.org/gorgonia"
 	"mlkv/internal/engine/plan"
 	"mlkv/internal/graph"
+	"mlkv/internal/model"
 	"mlkv/internal/op"
 )
 
@@ -42,6 +43,9 @@ func trace(g *graph.Graph) (*program, error) {
 		}
 	}
 	t.p.losses, t.p.likelihood, t.p.logits = t.find(g.Loss), t.find(g.Scores), t.find(g.Logits)
+	if g.CrossEntropy != nil {
+		t.p.losses, t.p.divergence = t.find(g.CrossEntropy), t.find(g.Divergence)
+	}
 	if t.p.likelihood != nil {
 		t.p.greedy = t.p.maker(t.p.likelihood).out[1]
 	}
@@ -69,19 +73,30 @@ func (t *tracer) bind() []*gorgonia.Node {
 		}
 	}
 	for _, param := range g.Config.Params() {
-		m := newMatrix(param.Name, 1, param.Size(), activation)
-		if len(param.Shape) == 2 {
-			m.rows, m.cols, m.stride = param.Shape[0], param.Shape[1], param.Shape[1]
-		}
-		m.role, m.params = weight, []string{param.Name}
-		t.value[g.Params[param.Name]] = m
+		t.parameter(g, param)
 		t.layers[param.Name] = param.Layer
 		if n := g.Grads[param.Name]; n != nil {
 			results = append(results, n)
 			t.grads[n] = append(t.grads[n], param.Name)
 		}
 	}
+	if g.Teacher != nil {
+		for _, param := range g.Teacher.Config.Params() {
+			t.parameter(g.Teacher, param).taught = true
+		}
+	}
 	return results
+}
+
+// parameter makes the matrix of a parameter.
+func (t *tracer) parameter(g *graph.Graph, p model.Param) *matrix {
+	m := newMatrix(p.Name, 1, p.Size(), activation)
+	if len(p.Shape) == 2 {
+		m.rows, m.cols, m.stride = p.Shape[0], p.Shape[1], p.Shape[1]
+	}
+	m.role, m.params = weight, []string{p.Name}
+	t.value[g.Params[p.Name]] = m
+	return m
 }
 
 // inputs are the matrices that a node reads.
@@ -109,11 +124,12 @@ func (t *tracer) find(n *gorgonia.Node) *matrix {
 	return t.value[n]
 }
 
-// emit appends an operation.
+// emit appends an operation. A teacher's belong to no layer: nothing of them is
+// computed again.
 func (t *tracer) emit(k kind, in, out []*matrix) *operation {
 	for _, m := range in {
 		for _, name := range m.params {
-			if !t.backward && t.layers[name] > t.layer {
+			if !t.backward && !m.taught && t.layers[name] > t.layer {
 				t.layer = t.layers[name]
 			}
 		}
@@ -210,7 +226,7 @@ func (t *tracer) step(s plan.Step) error {
 		single(pick{}, shape[0], shape[1], activation, in...)
 	case op.HeadLoss:
 		single(head{}, 1, in[0].rows, float, in...)
-	case op.LayerNorm, op.LayerNormGrad, op.Attention, op.AttentionGrad, op.HeadLossGrad, op.HeadScore:
+	case op.LayerNorm, op.LayerNormGrad, op.Attention, op.AttentionGrad, op.HeadLossGrad, op.HeadDistillGrad, op.HeadScore:
 		t.pack(s, name, in)
 	default:
 		return fmt.Errorf("the CUDA engine has no kernel for the operator %T of node %v", s.Op, s.Node)
@@ -251,6 +267,13 @@ func (t *tracer) pack(s plan.Step, name string, in []*matrix) {
 		t.packs[s.Node] = map[int]*matrix{0: loss, 1: dx, 1 + x.size(): dw}
 		t.backward = true
 		t.emit(head{grad: true}, in[:3], []*matrix{loss, dx, dw})
+	case op.HeadDistillGrad: // x, weight, targets, the teacher's x and weight, a constant one
+		x, w := in[0], in[1]
+		ce, kl := part(".cross-entropy", 1, x.rows, float), part(".divergence", 1, x.rows, float)
+		dx, dw := part(".dx", x.rows, x.cols, activation), part(".dweight", w.rows, w.cols, float)
+		t.packs[s.Node] = map[int]*matrix{op.DistillCrossEntropy: ce, op.DistillDivergence: kl, op.DistillParts: dx, op.DistillParts + x.size(): dw}
+		t.backward = true
+		t.emit(distill{o.HeadDistill}, in[:5], []*matrix{ce, kl, dx, dw})
 	case op.HeadScore:
 		m := part("", 1, in[0].rows, float)
 		t.value[s.Node] = m

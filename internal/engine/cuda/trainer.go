@@ -26,6 +26,7 @@ type trainer struct {
 	mem    trainMemory
 	grads  *executor
 	loss   *executor
+	taught *frozen // the teacher's weights, nil without one
 
 	micro, update, evaluate *gpu.Graph
 	feed                    *feeder
@@ -66,7 +67,19 @@ func (t *trainer) open(w engine.Weights) error {
 			return err
 		}
 	}
-	return inOrder(t.allocate, t.reset, t.warmUp, t.reset, func() error { return t.loadWeights(w) }, t.capture)
+	return inOrder(t.allocate, t.loadTeacher, t.reset, t.warmUp, t.reset, func() error { return t.loadWeights(w) }, t.capture)
+}
+
+func (t *trainer) loadTeacher() (err error) {
+	d := t.o.Distill
+	if d == nil {
+		return nil
+	}
+	if t.taught, err = t.dev.freeze(d.Teacher, d.Weights, t.plan.teacher); err != nil {
+		return fmt.Errorf("teacher: %w", err)
+	}
+	t.grads.base.taught = t.taught
+	return nil
 }
 
 // warmUp runs everything once on an empty batch: the driver loads kernels when
@@ -140,13 +153,14 @@ func (t *trainer) capture() (err error) {
 	return err
 }
 
-// pass runs a program and adds its loss to a state.
+// pass runs a program and adds its losses to a state.
 func (t *trainer) pass(x *executor, state gpu.Ptr) error {
 	if err := x.run(); err != nil {
 		return err
 	}
 	return x.launch(x.headVariant(t.cfg.VocabSize), "loss_sum", gpu.Grid{Threads: [3]int{1024}},
-		x.ptr(x.p.losses), x.ptr(x.p.targets), state+stateLoss, state+stateCounted, int32(t.o.Rows*t.o.Length))
+		x.ptr(x.p.losses), x.optional(x.p.divergence != nil, func() *matrix { return x.p.divergence }), x.ptr(x.p.targets),
+		state+stateLoss, state+stateDivergence, state+stateCounted, int32(t.o.Rows*t.o.Length))
 }
 
 // Accumulate implements engine.Trainer. It returns while the device works.
@@ -195,8 +209,12 @@ func (t *trainer) Collect(context.Context) (engine.Step, error) {
 		return engine.Step{}, err
 	}
 	t.steps = int(s.Steps)
-	loss := s.Loss / float64(s.Counted)
-	return engine.Step{Loss: loss, CrossEntropy: loss, GradNorm: float64(s.Norm), Tokens: int(s.Counted)}, nil
+	n := float64(s.Counted)
+	step := engine.Step{Loss: s.Loss / n, CrossEntropy: s.Loss / n, Divergence: s.Divergence / n, GradNorm: float64(s.Norm), Tokens: int(s.Counted)}
+	if d := t.o.Distill; d != nil {
+		step.Loss = (1-d.Weight)*step.CrossEntropy + d.Weight*d.Temperature*d.Temperature*step.Divergence
+	}
+	return step, nil
 }
 
 // Discard implements engine.Trainer.
@@ -257,6 +275,7 @@ func (t *trainer) Close() error {
 		for _, a := range t.arenas {
 			errs = append(errs, a.Free())
 		}
+		errs = append(errs, t.taught.free())
 		return errors.Join(errs...)
 	})
 }

@@ -71,34 +71,6 @@ func gpuModels(t testing.TB) map[string]model.Config {
 	return list
 }
 
-// gradientsOf are the summed loss and gradients of the two batches.
-func gradientsOf(t testing.TB, e engine.Engine, cfg model.Config, w engine.Weights, rows, length int) (loss float64, grads map[string][]float32) {
-	t.Helper()
-	trainer := newTrainer(t, e, cfg, w, engine.TrainOptions{Rows: rows, Length: length,
-		Optimizer: engine.AdamW{Beta2: 0.5, Eps: 1e-8, Decay: engine.DecayMatrices}})
-	for i := range uint64(2) {
-		if err := trainer.Accumulate(t.Context(), testBatch(cfg, rows, length, i)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	step, err := trainer.Update(t.Context(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	grads = map[string][]float32{}
-	for _, param := range cfg.Params() {
-		g := make([]float32, param.Size())
-		if err := trainer.Read(param.Name, engine.SlotFirst, g); err != nil {
-			t.Fatal(err)
-		}
-		for i := range g {
-			g[i] *= float32(step.Tokens)
-		}
-		grads[param.Name] = g
-	}
-	return step.Loss * float64(step.Tokens), grads
-}
-
 // relative is ||got - want|| / ||want||.
 func relative(got, want []float32) float64 {
 	num, den := 0.0, 0.0
@@ -128,8 +100,10 @@ func TestGradientsMatchTheCPU(t *testing.T) {
 				e := openGPU(t, mode.o)
 				w := randomWeights(cfg, 7)
 				scaleDown(w, cfg)
-				wantLoss, want := gradientsOf(t, cpu.Open(0), cfg, w, rows, length)
-				loss, got := gradientsOf(t, e, cfg, w, rows, length)
+				o := engine.TrainOptions{Rows: rows, Length: length}
+				wantStep, want := firstMoments(t, cpu.Open(0), cfg, w, o)
+				step, got := firstMoments(t, e, cfg, w, o)
+				loss, wantLoss := step.Loss, wantStep.Loss
 				if d := math.Abs(loss/wantLoss - 1); !(d <= mode.loss) {
 					t.Errorf("loss %v, want %v: deviates by %.2g", loss, wantLoss, d)
 				}
@@ -163,18 +137,6 @@ func joined(cfg model.Config, g map[string][]float32) []float32 {
 		all = append(all, g[p.Name]...)
 	}
 	return all
-}
-
-// scaleDown makes activations of a trained model's size.
-func scaleDown(w testWeights, cfg model.Config) {
-	for _, p := range cfg.Params() {
-		if p.Kind == model.Norm {
-			continue
-		}
-		for i := range w[p.Name] {
-			w[p.Name][i] *= 0.3
-		}
-	}
 }
 
 // noSignal tells gradients that are zero but for rounding: those of key biases

@@ -3,8 +3,6 @@
 package cuda
 
 import (
-	"errors"
-
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/cuda/gpu"
 	"mlkv/internal/graph"
@@ -20,27 +18,29 @@ type trainPlan struct {
 	activations, inputs  int64
 	blocks               int64 // of the kernels that walk over all parameters
 	table                int64
+	teacher              *constants // nil for none
 }
-
-// ErrNoTeacher says that the engine does not learn from a teacher.
-var ErrNoTeacher = errors.New("distillation: the CUDA engine does not learn from a teacher; use --device cpu")
 
 // Sizes of kernels/tensors.cuh.
 const (
 	tensorBlock = 8192 // elements that one block takes
 	tensorSize  = 64
-	stateSize   = 64
+	stateSize   = 72
 )
 
 func (e *Engine) planTrainer(cfg model.Config, o engine.TrainOptions) (*trainPlan, error) {
-	if o.Distill != nil {
-		return nil, ErrNoTeacher
-	}
 	t := &trainPlan{}
 	cfg = pad(cfg)
+	shape := graph.Options{Rows: o.Rows, Length: o.Length, Output: graph.Gradients}
+	if d := o.Distill; d != nil {
+		shape.Distill = &graph.Distill{Teacher: pad(d.Teacher), Weight: d.Weight, Temperature: d.Temperature}
+	}
 	var err error
-	if t.grads, t.gradArena, err = e.compile(cfg, graph.Options{Rows: o.Rows, Length: o.Length, Output: graph.Gradients}); err != nil {
+	if t.grads, t.gradArena, err = e.compile(cfg, shape); err != nil {
 		return nil, err
+	}
+	if d := shape.Distill; d != nil {
+		t.teacher = placeConstants(d.Teacher, t.grads.joinedTaught, e.dev.sizes())
 	}
 	if t.loss, t.lossArena, err = e.compile(cfg, graph.Options{Rows: o.Rows, Length: o.Length, Output: graph.Loss}); err != nil {
 		return nil, err
@@ -63,10 +63,14 @@ func (e *Engine) planTrainer(cfg model.Config, o engine.TrainOptions) (*trainPla
 func roundUp(n int64) int64 { return (n + alignment - 1) / alignment * alignment }
 
 func (t *trainPlan) memory() engine.Memory {
-	return engine.Memory{
+	m := engine.Memory{
 		Weights: t.weights + t.copies, Gradients: t.weights, Optimizer: 2 * t.weights,
 		Activations: t.activations, Workspace: gpu.WorkspaceSize + t.inputs + t.table,
 	}
+	if t.teacher != nil {
+		m.Teacher = t.teacher.size
+	}
+	return m
 }
 
 // PlanTrainer implements engine.Engine.

@@ -59,6 +59,7 @@ extern "C" __global__ void __launch_bounds__(256) adamw(const Tensor *tensors, i
 // adamw_clear readies the state for the next step's micro-batches. One block of 1.
 extern "C" __global__ void adamw_clear(State *state) {
   state->loss = 0;
+  state->divergence = 0;
   state->counted = 0;
 }
 

@@ -1,4 +1,4 @@
-// CPU twin: internal/op/headloss.go.
+// CPU twins: internal/op/headloss.go, internal/op/distill.go.
 //
 // Compiled for one VOCAB, a multiple of 8. A block of 1024 threads takes one row
 // of logits; in bf16 the row stays in registers between the passes.
@@ -105,6 +105,75 @@ extern "C" __global__ void __launch_bounds__(1024, 1) head_loss(element *logits,
   }
 }
 
+// head_distill: entropy[r] is head_loss's loss, divergence[r] = KL(p || q) of the
+// distributions p of the teacher's logits and q of the model's, both divided by
+// temperature; logits become the gradient of
+// (1 - weight) entropy + weight temperature^2 divergence. All 0 where ignored.
+// The teacher's row is read twice, as two rows do not fit into the registers.
+// Grid and stride as head_loss.
+extern "C" __global__ void __launch_bounds__(1024, 1) head_distill(element *logits, const element *teacher, const int *targets, float *entropy, float *divergence,
+                                                                   int rows, long long stride, float weight, float temperature) {
+  element *line = logits + blockIdx.x * stride;
+  const element *taught = teacher + blockIdx.x * stride;
+  const int target = targets[blockIdx.x];
+  if (target < 0) {
+    const float zero[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    for (int p = threadIdx.x; p < PIECES; p += THREADS) store8(line + p * 8, zero);
+    if (threadIdx.x == 0) entropy[blockIdx.x] = divergence[blockIdx.x] = 0;
+    return;
+  }
+  const float picked = to_float(line[target]);
+  const Row row(line);
+  float top = -INFINITE, top_taught = -INFINITE;
+#pragma unroll
+  for (int i = 0; i < ROUNDS; i++) {
+    const int p = i * THREADS + threadIdx.x;
+    if (p >= PIECES) break;
+    float x[8], y[8];
+    row.get(i, x), load8(taught + p * 8, y);
+#pragma unroll
+    for (int j = 0; j < 8; j++) top = fmaxf(top, x[j]), top_taught = fmaxf(top_taught, y[j]);
+  }
+  top = combine<false>(top), top_taught = combine<false>(top_taught);
+
+  // Sums of the exponentials of the model's logits, of both at temperature, and
+  // of p (log p - log q), the last without denominators.
+  const float soft = LOG2E / temperature;
+  float sum = 0, sum_soft = 0, sum_taught = 0, gap = 0;
+#pragma unroll
+  for (int i = 0; i < ROUNDS; i++) {
+    const int p = i * THREADS + threadIdx.x;
+    if (p >= PIECES) break;
+    float x[8], y[8];
+    row.get(i, x), load8(taught + p * 8, y);
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+      const float a = x[j] - top, b = y[j] - top_taught, e = exp2_fast(b * soft);
+      sum += exp2_fast(a * LOG2E), sum_soft += exp2_fast(a * soft), sum_taught += e, gap += e * (b - a);
+    }
+  }
+  sum = combine<true>(sum), sum_soft = combine<true>(sum_soft), sum_taught = combine<true>(sum_taught), gap = combine<true>(gap);
+  if (threadIdx.x == 0) {
+    entropy[blockIdx.x] = logf(sum) + top - picked;
+    divergence[blockIdx.x] = gap / (sum_taught * temperature) - logf(sum_taught) + logf(sum_soft);
+  }
+  const float hard = 1 - weight, pull = weight * temperature;
+  const float by = hard / sum, by_soft = pull / sum_soft, by_taught = pull / sum_taught;
+#pragma unroll
+  for (int i = 0; i < ROUNDS; i++) {
+    const int p = i * THREADS + threadIdx.x;
+    if (p >= PIECES) break;
+    float x[8], y[8];
+    row.get(i, x), load8(taught + p * 8, y);
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+      const float a = x[j] - top;
+      x[j] = exp2_fast(a * LOG2E) * by + (exp2_fast(a * soft) * by_soft - exp2_fast((y[j] - top_taught) * soft) * by_taught) - (p * 8 + j == target ? hard : 0);
+    }
+    store8(line + p * 8, x);
+  }
+}
+
 // head_score: likelihood[r] = log softmax(logits[r])[targets[r]] and greedy[r] =
 // 1 if the target is the first of the greatest logits; 0 and 0 where ignored.
 // Grid and stride as head_loss.
@@ -132,21 +201,26 @@ extern "C" __global__ void __launch_bounds__(1024, 1) head_score(const element *
   if (threadIdx.x == 0) likelihood[blockIdx.x] = picked - top - logf(sum), greedy[blockIdx.x] = beaten == 0;
 }
 
-// loss_sum adds the losses of a micro-batch, and the number of its targets that
-// count, to *total and *counted. One block of 1024.
-extern "C" __global__ void __launch_bounds__(1024) loss_sum(const float *loss, const int *targets, double *total, int *counted, int rows) {
-  __shared__ double sums[32];
+// loss_sum adds the losses of a micro-batch, its divergences from a teacher
+// unless null, and the number of its targets that count, to *total, *diverged and
+// *counted. One block of 1024.
+extern "C" __global__ void __launch_bounds__(1024) loss_sum(const float *loss, const float *divergence, const int *targets, double *total, double *diverged, int *counted, int rows) {
+  __shared__ double sums[32], others[32];
   __shared__ int counts[32];
-  double s = 0;
+  double s = 0, o = 0;
   int n = 0;
-  for (int i = threadIdx.x; i < rows; i += 1024) s += loss[i], n += targets[i] >= 0;
+  for (int i = threadIdx.x; i < rows; i += 1024) {
+    s += loss[i], n += targets[i] >= 0;
+    if (divergence) o += divergence[i];
+  }
 #pragma unroll
-  for (int d = 16; d > 0; d >>= 1) s += __shfl_xor_sync(~0u, s, d), n += __shfl_xor_sync(~0u, n, d);
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = s, counts[threadIdx.x / 32] = n;
+  for (int d = 16; d > 0; d >>= 1) s += __shfl_xor_sync(~0u, s, d), o += __shfl_xor_sync(~0u, o, d), n += __shfl_xor_sync(~0u, n, d);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = s, others[threadIdx.x / 32] = o, counts[threadIdx.x / 32] = n;
   __syncthreads();
   if (threadIdx.x == 0) {
-    for (int w = 1; w < 32; w++) s += sums[w], n += counts[w];
+    for (int w = 1; w < 32; w++) s += sums[w], o += others[w], n += counts[w];
     *total += s;
+    *diverged += o;
     *counted += n;
   }
 }

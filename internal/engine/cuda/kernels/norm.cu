@@ -48,7 +48,8 @@ extern "C" __global__ void __launch_bounds__(1024) gradient_factor(const double 
   const double mean = s.counted > 0 ? 1.0 / s.counted : 1;
   const double norm = sqrt(d) * mean;
   s.norm = (float)norm;
-  s.skipped = !(norm < 1e30 && s.loss - s.loss == 0);
+  const double losses = s.loss + s.divergence;
+  s.skipped = !(norm < 1e30 && losses - losses == 0);
   double factor = mean;
   if (s.clip > 0) factor *= min(1.0, s.clip / (norm + 1e-6));
   s.factor = s.skipped ? 0 : (float)factor;

@@ -17,17 +17,18 @@ struct Tensor {
 const int TENSOR_BLOCK = 8192;
 
 // State: the first part is written by the host before a step, the second by the
-// device. 64 bytes.
+// device. 72 bytes.
 struct State {
   float rate, beta1, beta2, eps, decay, clip;  // clip 0: none
   int on_nan_skip;                             // the host's; kernels do not read it
   int steps;                                   // updates done
-  double loss;                                 // summed over the step's micro-batches
+  double loss;                                 // cross-entropy, summed over the step's micro-batches
   int counted;                                 // positions with a target
   float norm;                                  // of the gradient divided by counted, before clipping
   float factor;                                // what gradients are multiplied by; 0: not finite
   float correction1, correction2;              // 1 - beta^steps
   int skipped;                                 // 1: the last step was not finite
+  double divergence;                           // from a teacher, summed likewise
 };
 
 __device__ __forceinline__ const Tensor &find_tensor(const Tensor *tensors, int count, int block) {

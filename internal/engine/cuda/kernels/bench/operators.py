@@ -214,14 +214,35 @@ def check_headloss(r, k):
         k.headloss.launch("head_loss", rows, 1024, 0, work, targets, loss, rows, long(stride), 0.5)
         r.check("head_loss", tag, error(loss, ref.detach()), 1e-5 if v > 8 else 2e-4)
         r.check("head_loss gradient", tag, error(work[:, :v], grad) if (targets >= 0).any() else work[:, :v].double().norm().item(), k.tol)
-        total, counted = torch.full((1,), 7.0, dtype=torch.float64, device="cuda"), torch.full((1,), 3, dtype=torch.int32, device="cuda")
-        k.headloss.launch("loss_sum", 1, 1024, 0, loss, targets, total, counted, rows)
+        other = floats(rows)
+        total, diverged = (torch.full((1,), start, dtype=torch.float64, device="cuda") for start in (7.0, 5.0))
+        counted = torch.full((1,), 3, dtype=torch.int32, device="cuda")
+        k.headloss.launch("loss_sum", 1, 1024, 0, loss, other, targets, total, diverged, counted, rows)
         r.check("loss_sum", tag, abs(total.item() - 7 - loss.double().sum().item()) / max(1, loss.sum().item()) + abs(counted.item() - 3 - (targets >= 0).sum().item()), 1e-12)
+        r.check("loss_sum divergence", tag, abs(diverged.item() - 5 - other.double().sum().item()), 1e-12)
+        for weight, temperature in ((0.5, 1.0), (0.3, 2.0), (1.0, 0.5)):
+            check_head_distill(r, k, f"{tag} weight {weight:g} temperature {temperature:g}", logits, targets, weight, temperature)
         like, greedy = poison(rows, dtype=torch.float32), torch.full((rows,), -9, dtype=torch.int32, device="cuda")
         k.headloss.launch("head_score", rows, 1024, 0, logits, targets, like, greedy, rows, long(stride))
         r.check("head_score", tag, error(like, -ref.detach()), 1e-5 if v > 8 else 2e-4)
         first = (logits[:, :v] == logits[:, :v].max(1, keepdim=True).values).int().argmax(1)
         r.check("head_score greedy", tag, float(not torch.equal(greedy, ((first == targets) & (targets >= 0)).int())), 0)
+
+
+def check_head_distill(r, k, tag, logits, targets, weight, temperature):
+    v, (rows, stride) = k.vocab, logits.shape
+    teacher = k.random(rows, stride) * 2
+    counts = targets >= 0
+    x, y = logits[:, :v].double().requires_grad_(), teacher[:, :v].double()
+    entropy = F.cross_entropy(x, targets.long(), ignore_index=-1, reduction="none")
+    p, q = F.log_softmax(y / temperature, 1), F.log_softmax(x / temperature, 1)
+    divergence = torch.where(counts, (p.exp() * (p - q)).sum(1), 0.)
+    grad, = torch.autograd.grad(((1 - weight) * entropy + weight * temperature**2 * divergence).sum(), x)
+    got, other, work = poison(rows, dtype=torch.float32), poison(rows, dtype=torch.float32), logits.clone()
+    k.headloss.launch("head_distill", rows, 1024, 0, work, teacher, targets, got, other, rows, long(stride), weight, temperature)
+    r.check("head_distill entropy", tag, error(got, entropy.detach()), 1e-5 if v > 8 else 2e-4)
+    r.check("head_distill divergence", tag, error(other, divergence.detach()), 1e-5 if v > 8 else 2e-4)
+    r.check("head_distill gradient", tag, error(work[:, :v], grad) if counts.any() else work[:, :v].double().norm().item(), k.tol)
 
 
 class Parameters:
@@ -240,7 +261,7 @@ class Parameters:
         self.parts = poison(self.blocks, dtype=torch.float64)
 
     def set_state(self, rate=1e-2, clip=1.0, steps=4, loss=2.0, counted=10):
-        self.state = torch.frombuffer(bytearray(struct.pack("<6f2idi4fi", rate, 0.9, 0.95, 1e-8, 0.1, clip, 1, steps, loss, counted, 0, 0, 0, 0, 0)), dtype=torch.uint8).cuda()
+        self.state = torch.frombuffer(bytearray(struct.pack("<6f2idi4fid", rate, 0.9, 0.95, 1e-8, 0.1, clip, 1, steps, loss, counted, 0, 0, 0, 0, 0, 0)), dtype=torch.uint8).cuda()
 
     def step(self):
         self.k.norm.launch("gradient_squares", self.blocks, 256, 0, self.table, len(self.sizes), self.parts)
@@ -248,7 +269,7 @@ class Parameters:
         self.k.adamw.launch("adamw", self.blocks, 256, 0, self.table, len(self.sizes), self.state)
 
     def read(self):
-        return struct.unpack("<6f2idi4fi", self.state.cpu().numpy().tobytes())
+        return struct.unpack("<6f2idi4fid", self.state.cpu().numpy().tobytes())
 
 
 def check_adamw(r, k):
@@ -336,9 +357,11 @@ def times():
     rows = 8192
     logits, targets, loss = k.random(rows, v), torch.randint(0, v, (rows,), device="cuda", dtype=torch.int32), floats(rows)
     show("head_loss 8192 rows", median_ms(lambda: k.headloss.launch("head_loss", rows, 1024, 0, logits, targets, loss, rows, long(v), 1.0)), 2 * rows * v * e)
+    teacher, other = k.random(rows, v), floats(rows)
+    show("head_distill 8192 rows", median_ms(lambda: k.headloss.launch("head_distill", rows, 1024, 0, logits, teacher, targets, loss, other, rows, long(v), 0.5, 2.0)), 3 * rows * v * e)
     greedy = torch.empty_like(targets)
     show("head_score 8192 rows", median_ms(lambda: k.headloss.launch("head_score", rows, 1024, 0, logits, targets, loss, greedy, rows, long(v))), rows * v * e)
-    del logits
+    del logits, teacher
     p = Parameters(k, [v * h, v * h] + [h * 3 * h, h * h, h * f, f * h] * 12 + [h, f] * 40, 1e-3)
     p.c[1] = k.random(v * h)
     p.set_state()
