@@ -108,7 +108,8 @@ func (e *Engine) checkModel(cfg model.Config) error {
 	return nil
 }
 
-// compile builds a graph and turns it into a program with its memory.
+// compile builds a graph and turns it into a program with its memory. What shows
+// every layer's inner results is not fused, as these would then be overwritten.
 func (e *Engine) compile(cfg model.Config, o graph.Options) (*program, *arena, error) {
 	if err := e.checkModel(cfg); err != nil {
 		return nil, nil, err
@@ -126,7 +127,9 @@ func (e *Engine) compile(cfg model.Config, o graph.Options) (*program, *arena, e
 	if err != nil {
 		return nil, nil, err
 	}
-	fuse(p, cfg)
+	if o.Output != graph.Activations {
+		fuse(p, cfg)
+	}
 	recompute(p, e.o.Recompute)
 	needScratch(p, e.dev.sizes(), e.dev.info.SMs)
 	return p, place(p, e.dev.sizes()), nil

@@ -61,7 +61,7 @@ type executor struct {
 	*device
 	p      *program
 	arena  *arena
-	params *params
+	params *params // nil where all parameters are frozen
 	base   bases
 }
 
@@ -71,7 +71,7 @@ type bases struct {
 	weights   gpu.Ptr // in the type of activations
 	masters   gpu.Ptr // in float32
 	gradients gpu.Ptr
-	taught    *frozen // weights of the teacher
+	frozen    *frozen // the teacher's parameters, or all
 	inputs    map[*matrix]gpu.Ptr
 	workspace gpu.Ptr // of products
 }
@@ -80,8 +80,8 @@ type bases struct {
 func (x *executor) ptr(m *matrix) gpu.Ptr {
 	root, offset := m.root()
 	size := x.sizes().of(root.elem)
-	if root.taught {
-		return x.base.taught.ptr(root) + gpu.Ptr(int64(offset)*size)
+	if constant := root.role == weight || root.role == master; constant && (root.taught || x.params == nil) {
+		return x.base.frozen.ptr(root) + gpu.Ptr(int64(offset)*size)
 	}
 	at := func(base gpu.Ptr) gpu.Ptr {
 		return base + gpu.Ptr(int64(x.params.offset[root.params[0]]+offset)*size)

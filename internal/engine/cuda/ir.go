@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"mlkv/internal/op"
@@ -200,10 +201,24 @@ type program struct {
 	// Results that are read after a run, and inputs; nil where there are none.
 	losses, likelihood, greedy, logits *matrix
 	divergence                         *matrix
+	layers                             []observed
 	tokens, targets, index             *matrix
 	// joined lists groups of parameters that must lie one after another, and
 	// joinedTaught those of the teacher's.
 	joined, joinedTaught [][]string
+}
+
+// observed are the results that one layer's attention reads and makes; key and
+// value are nil in a layer that borrows.
+type observed struct{ input, query, key, value, output *matrix }
+
+// results lists what is read after a run.
+func (p *program) results() []*matrix {
+	list := []*matrix{p.losses, p.divergence, p.likelihood, p.greedy, p.logits}
+	for _, l := range p.layers {
+		list = append(list, l.input, l.query, l.key, l.value, l.output)
+	}
+	return slices.DeleteFunc(list, func(m *matrix) bool { return m == nil })
 }
 
 // users lists the operations that read m itself.

@@ -62,10 +62,8 @@ func place(p *program, s sizes) *arena {
 			}
 		}
 	}
-	for _, m := range []*matrix{p.losses, p.divergence, p.likelihood, p.greedy, p.logits} {
-		if m != nil {
-			touch(m, len(p.ops))
-		}
+	for _, m := range p.results() {
+		touch(m, len(p.ops))
 	}
 	a := &arena{offset: map[*matrix]int64{}, size: assign(lives)}
 	for _, l := range lives {

@@ -49,6 +49,11 @@ func trace(g *graph.Graph) (*program, error) {
 	if t.p.likelihood != nil {
 		t.p.greedy = t.p.maker(t.p.likelihood).out[1]
 	}
+	if g.Options.Output == graph.Activations {
+		for _, l := range g.Layers {
+			t.p.layers = append(t.p.layers, observed{t.find(l.Input), t.find(l.Query), t.find(l.Key), t.find(l.Value), t.find(l.Output)})
+		}
+	}
 	t.gradients()
 	return t.p, nil
 }
@@ -70,6 +75,15 @@ func (t *tracer) bind() []*gorgonia.Node {
 	for _, n := range []*gorgonia.Node{g.Loss, g.Scores, g.Logits} {
 		if n != nil {
 			results = append(results, n)
+		}
+	}
+	if g.Options.Output == graph.Activations {
+		for _, l := range g.Layers {
+			for _, n := range []*gorgonia.Node{l.Input, l.Query, l.Key, l.Value, l.Output} {
+				if n != nil {
+					results = append(results, n)
+				}
+			}
 		}
 	}
 	for _, param := range g.Config.Params() {

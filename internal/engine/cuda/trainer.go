@@ -78,7 +78,7 @@ func (t *trainer) loadTeacher() (err error) {
 	if t.taught, err = t.dev.freeze(d.Teacher, d.Weights, t.plan.teacher); err != nil {
 		return fmt.Errorf("teacher: %w", err)
 	}
-	t.grads.base.taught = t.taught
+	t.grads.base.frozen = t.taught
 	return nil
 }
 
