@@ -93,7 +93,6 @@ type TrainOptions struct {
 	Rows, Length int // of every micro-batch
 	Optimizer    AdamW
 	// Distill names a teacher to learn from beside the targets; nil for none.
-	// An engine that cannot learn from one refuses it.
 	Distill *Distill
 }
 

@@ -58,15 +58,6 @@ func (in *inputs) trainOptions(u config.Uptrain) engine.TrainOptions {
 	return o
 }
 
-// checkTaught refuses an engine that holds no teacher though there is one, and
-// so would train without it.
-func (in *inputs) checkTaught(m engine.Memory, device engine.Info) error {
-	if in.teacher != nil && m.Teacher == 0 {
-		return ui.Usagef("uptrain.distill: %s does not learn from a teacher; choose another device (--device cpu), or set uptrain.distill.weight to 0", device.Device)
-	}
-	return nil
-}
-
 // flops counts the floating-point operations of training on one token: those
 // of the model and of the teacher's forward pass.
 func (in *inputs) flops() float64 {

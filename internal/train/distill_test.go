@@ -12,7 +12,6 @@ import (
 
 	"mlkv/internal/checkpoint"
 	"mlkv/internal/engine"
-	"mlkv/internal/engine/cpu"
 	"mlkv/internal/model"
 	"mlkv/internal/ui"
 )
@@ -174,29 +173,6 @@ func TestBadTeachers(t *testing.T) {
 	o.Config.Uptrain.Distill.Teacher, o.Config.Uptrain.Steps = none, 1
 	if out := mustRun(t, o); !strings.Contains(out.err.String(), "the tokenizer of the teacher") {
 		t.Errorf("expected a warning that the teacher's tokenizer is not checked, found %q", out.err.String())
-	}
-}
-
-// untaught is an engine that knows nothing of teachers.
-type untaught struct{ engine.Engine }
-
-func (u untaught) Trainer(cfg model.Config, w engine.Weights, o engine.TrainOptions) (engine.Trainer, error) {
-	o.Distill = nil
-	return u.Engine.Trainer(cfg, w, o)
-}
-
-func (u untaught) PlanTrainer(cfg model.Config, o engine.TrainOptions) (engine.Memory, error) {
-	o.Distill = nil
-	return u.Engine.PlanTrainer(cfg, o)
-}
-
-func TestEngineWithoutTeachers(t *testing.T) {
-	o := distillOptions(t)
-	o.Device = func() (engine.Engine, error) { return untaught{cpu.Open(1)}, nil }
-	for _, o.DryRun = range []bool{true, false} {
-		if _, err := runTrain(t, t.Context(), o); ui.ExitCode(err) != ui.ExitUsage || !strings.Contains(err.Error(), "does not learn from a teacher") {
-			t.Errorf("dry run %v: found %v, expected a usage error", o.DryRun, err)
-		}
 	}
 }
 

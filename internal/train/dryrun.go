@@ -140,9 +140,6 @@ func (p *Plan) planMemory(eng engine.Engine, in *inputs, o Options) error {
 	if p.Memory, err = plan(p.MicroRows); err != nil {
 		return err
 	}
-	if err := in.checkTaught(p.Memory, eng.Info()); err != nil {
-		return err
-	}
 	if p.Free == 0 {
 		return nil
 	}

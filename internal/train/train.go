@@ -90,9 +90,6 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 		return fmt.Errorf("prepare training on %s: %w", eng.Info().Device, err)
 	}
 	defer trainer.Close()
-	if err := in.checkTaught(trainer.Memory(), eng.Info()); err != nil {
-		return err
-	}
 
 	r := newRun(o, in, f, eng.Info(), trainer, s)
 	if err := r.begin(former); err != nil {
