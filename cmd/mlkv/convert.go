@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mlkv/internal/checkpoint"
 	"mlkv/internal/config"
 	"mlkv/internal/convert"
 	"mlkv/internal/engine"
@@ -35,8 +36,8 @@ where they are not given.`,
   # with shared heads fitted on text
   mlkv convert models/pythia-160m --kv-layers 6 --kv-heads 1 --start absorb --calibration data/train --out models/mlkv-6
 
-  # as the MLKV authors' code converts
-  mlkv convert models/pythia-160m --kv-layers 6 --kv-heads 1 --preset authors --out models/authors-6
+  # as the MLKV authors' code converts, into a folder that it loads
+  mlkv convert models/pythia-160m --kv-layers 6 --kv-heads 1 --preset authors --format authors --out models/authors-6
 
   # with the loss on a fixed batch before and after
   mlkv convert models/pythia-160m --kv-heads 1 --out models/mqa --check runs/data/heldout`,
@@ -53,6 +54,7 @@ where they are not given.`,
 			o.Pooling, o.Grow = c.Convert.Pooling, c.Convert.Grow
 			o.SharedKeyRotary = model.KeyRotary(c.Convert.SharedKeyRotary)
 			o.KeyValueMLP, o.Seed, o.DType = c.Convert.KeyValueMLP, c.Convert.Seed, c.Convert.DType
+			o.Format = checkpoint.Format(c.Convert.Format)
 			o.Start = c.Convert.Start
 			o.Calibration = convert.Calibration{
 				Paths: c.Convert.Calibration.Path, Rows: c.Convert.Calibration.Rows, Seed: c.Convert.Calibration.Seed,
@@ -82,6 +84,7 @@ where they are not given.`,
 		{"convert.key_value_mlp", "key-value-mlp", "two-layer key and value projections, partly random"},
 		{"convert.seed", "seed", "seed of the random weights of --key-value-mlp"},
 		{"convert.dtype", "dtype", "type of the weights written: float32, float16, bfloat16"},
+		{"convert.format", "format", "form of the folder: huggingface, or authors for their code"},
 		{"convert.preset", "preset", "authors: pooling running, grow copy, keys shared before rotary"},
 		{"device", "device", "auto, cpu, cuda or cuda:N, for --check and --start absorb"},
 		{"threads", "threads", "CPU threads for --check and --start absorb; 0 takes all"},

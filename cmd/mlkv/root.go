@@ -42,6 +42,7 @@ var commands = []struct {
 	{groupTrain, newUptrainCmd},
 	{groupUse, newEvalCmd},
 	{groupUse, newGenerateCmd},
+	{groupUse, newExportCmd},
 	{groupUse, newReportCmd},
 	{groupOther, newConfigCmd},
 	{groupOther, newVersionCmd},

@@ -255,7 +255,7 @@ func shards(t *testing.T, cfg model.Config) (dir string, index map[string]string
 	t.Helper()
 	dir = folder(t, cfg, WriteOptions{})
 	index = map[string]string{}
-	entries := Layout(cfg, newNoise(cfg), F32)
+	entries := Layout(cfg, HuggingFace, newNoise(cfg), F32)
 	for i, part := range [][]Entry{entries[:9], entries[9:]} {
 		name := fmt.Sprintf("model-0000%d-of-00002.safetensors", i+1)
 		if err := WriteSafetensors(filepath.Join(dir, name), part, nil); err != nil {

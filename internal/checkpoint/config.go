@@ -102,8 +102,8 @@ func (f *fields) layerMap(c *model.Config, owners int) {
 
 // architecture refuses what is no GPT-NeoX model of the known form.
 func (f *fields) architecture() {
-	if got := f.text("model_type"); f.err == nil && got != "gpt_neox" {
-		f.fail("model_type", "expected \"gpt_neox\", found %q", got)
+	if got := f.text("model_type"); f.err == nil && got != plainType && got != sharedType {
+		f.fail("model_type", "expected %q or %q, found %q", plainType, sharedType, got)
 	}
 	if got := f.textOr("hidden_act", "gelu"); f.err == nil && got != "gelu" {
 		f.fail("hidden_act", "expected \"gelu\" (the exact form), found %q", got)

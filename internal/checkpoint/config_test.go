@@ -85,7 +85,7 @@ var badConfigs = []struct {
 	members map[string]any
 	want    string
 }{
-	{"another architecture", map[string]any{"model_type": "llama"}, `model_type: expected "gpt_neox", found "llama"`},
+	{"another architecture", map[string]any{"model_type": "llama"}, `model_type: expected "gpt_neox" or "gpt_neox_mlkv", found "llama"`},
 	{"no model type", map[string]any{"model_type": nil}, "model_type: expected a text, found none"},
 	{"tanh GELU", map[string]any{"hidden_act": "gelu_new"}, `hidden_act: expected "gelu" (the exact form), found "gelu_new"`},
 	{"no bias", map[string]any{"attention_bias": false}, "attention_bias: expected true"},
@@ -134,7 +134,7 @@ func TestEncodeConfig(t *testing.T) {
 	for name, cfg := range map[string]model.Config{"plain": small(5, 6), "shared": shared} {
 		source := edited(map[string]any{"custom": map[string]any{"a": []int{1}}, "num_key_value_layers": 3, "dtype": "float16",
 			"rope_parameters": map[string]any{"rope_type": "default", "rope_theta": 1.0, "kept": true}})
-		data, err := EncodeConfig(cfg, BF16, source)
+		data, err := EncodeConfig(cfg, HuggingFace, BF16, source)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,7 +174,7 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		out, err := EncodeConfig(cfg, F32, data)
+		out, err := EncodeConfig(cfg, HuggingFace, F32, data)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,12 +8,16 @@ import (
 	"mlkv/internal/model"
 )
 
-// EncodeConfig writes cfg as a config.json. Members of source, another
-// config.json, that do not speak of the model's shape are kept; source may be
-// nil. A plain model gets none of the members that speak of shared keys and
-// values, a shared one always gets shared_key_rotary and layer_map, which mark
-// it as ours.
-func EncodeConfig(cfg model.Config, dtype DType, source []byte) ([]byte, error) {
+// EncodeConfig writes cfg as the config.json of a format. Members of source,
+// another config.json, that do not speak of the model's shape are kept; source
+// may be nil.
+//
+// A plain model in the form HuggingFace gets none of the members that speak of
+// shared keys and values; a shared one always gets shared_key_rotary and
+// layer_map, which mark it as ours, and a model type that transformers does not
+// load without the model's own code. The form Authors always has the authors'
+// members and none of ours.
+func EncodeConfig(cfg model.Config, f Format, dtype DType, source []byte) ([]byte, error) {
 	out := map[string]json.RawMessage{}
 	if len(source) > 0 {
 		if err := json.Unmarshal(source, &out); err != nil {
@@ -30,7 +34,7 @@ func EncodeConfig(cfg model.Config, dtype DType, source []byte) ([]byte, error) 
 		out[name] = b
 	}
 	set("architectures", []string{"GPTNeoXForCausalLM"})
-	set("model_type", "gpt_neox")
+	set("model_type", plainType)
 	set("hidden_act", "gelu")
 	set("vocab_size", cfg.VocabSize)
 	set("hidden_size", cfg.HiddenSize)
@@ -53,11 +57,19 @@ func EncodeConfig(cfg model.Config, dtype DType, source []byte) ([]byte, error) 
 	if err := setRopeParameters(out, cfg); err != nil {
 		return nil, err
 	}
-	if cfg.Shared() {
-		set("num_key_value_heads", cfg.KVHeads)
-		set("num_key_value_layers", cfg.Owner.Owners())
+	if f != Authors && cfg.Shared() {
+		set("architectures", []string{"MLKVForCausalLM"})
+		set("model_type", sharedType)
+		set("auto_map", autoMap)
+		if _, ok := out["tokenizer_class"]; !ok { // transformers knows it by its own model types only
+			set("tokenizer_class", "GPTNeoXTokenizer")
+		}
 		set("layer_map", cfg.Owner.String())
 		set("shared_key_rotary", cfg.SharedKeyRotary)
+	}
+	if f == Authors || cfg.Shared() {
+		set("num_key_value_heads", cfg.KVHeads)
+		set("num_key_value_layers", cfg.Owner.Owners())
 		set("use_key_value_mlp", cfg.KVIntermediateSize > 0)
 		if cfg.KVIntermediateSize > 0 {
 			set("kv_intermediate_size", cfg.KVIntermediateSize)
@@ -71,11 +83,18 @@ func EncodeConfig(cfg model.Config, dtype DType, source []byte) ([]byte, error) 
 }
 
 // sharingFields are the members of config.json that say how keys and values
-// are shared.
+// are shared, and by which code.
 var sharingFields = []string{
 	"num_key_value_heads", "num_key_value_layers", "use_key_value_mlp", "kv_intermediate_size",
-	"layer_map", "shared_key_rotary",
+	"layer_map", "shared_key_rotary", "auto_map",
 }
+
+// The model types of config.json: plainType is transformers' own GPT-NeoX and
+// what the authors' files say, sharedType our form of shared models.
+const (
+	plainType  = "gpt_neox"
+	sharedType = "gpt_neox_mlkv"
+)
 
 // setRopeParameters brings transformers 5's members for rotary, where source
 // has them, in line with cfg.

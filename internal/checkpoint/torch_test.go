@@ -9,63 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"mlkv/internal/model"
 	"mlkv/internal/ui"
 )
-
-// pickler writes pickles of protocol 2 as torch.save does.
-type pickler struct{ bytes.Buffer }
-
-func newPickler() *pickler {
-	p := &pickler{}
-	p.WriteString("\x80\x02")
-	return p
-}
-
-func (p *pickler) global(module, name string) { fmt.Fprintf(p, "c%s\n%s\n", module, name) }
-
-func (p *pickler) text(s string) {
-	p.WriteByte('X')
-	binary.Write(p, binary.LittleEndian, uint32(len(s)))
-	p.WriteString(s)
-}
-
-func (p *pickler) integer(n int) {
-	p.WriteByte('J')
-	binary.Write(p, binary.LittleEndian, int32(n))
-}
-
-func (p *pickler) integers(ns ...int) {
-	p.WriteByte('(')
-	for _, n := range ns {
-		p.integer(n)
-	}
-	p.WriteByte('t')
-}
-
-// tensor writes the call that makes a tensor from storage key.
-func (p *pickler) tensor(class, key string, elements, offset int, shape, stride []int) {
-	p.global("torch._utils", "_rebuild_tensor_v2")
-	p.WriteString("((")
-	p.text("storage")
-	p.global("torch", class)
-	p.text(key)
-	p.text("cpu")
-	p.integer(elements)
-	p.WriteString("tQ")
-	p.integer(offset)
-	p.integers(shape...)
-	p.integers(stride...)
-	p.WriteByte(0x89)
-	p.global("collections", "OrderedDict")
-	p.WriteString(")RtR")
-}
-
-// end closes a pickle and returns it.
-func (p *pickler) end() []byte {
-	p.WriteByte('.')
-	return p.Bytes()
-}
 
 // stored is an entry of a test archive.
 type storedEntry struct {
@@ -222,30 +167,17 @@ func TestBadTorch(t *testing.T) {
 	}
 }
 
-// torchFile writes the parameters of a model as torch.save does.
-func torchFile(t testing.TB, names []string, w Weights, params map[string]model.Param) []byte {
+// torchFile writes parameters of a model as torch.save does.
+func torchFile(t testing.TB, path string, names []string, w noise) {
 	t.Helper()
-	p := newPickler()
-	p.WriteString("}(")
-	var entries []storedEntry
-	for i, name := range names {
-		x, err := w.Float32(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		shape := params[name].Shape
-		stride := make([]int, len(shape))
-		n := 1
-		for d := len(shape) - 1; d >= 0; d-- {
-			stride[d] = n
-			n *= shape[d]
-		}
-		p.text(name)
-		p.tensor("FloatStorage", fmt.Sprint(i), n, 0, shape, stride)
-		entries = append(entries, storedEntry{fmt.Sprintf("data/%d", i), floats(x...)})
+	var entries []Entry
+	for _, name := range names {
+		p := w.params[name]
+		entries = append(entries, Entry{Name: name, DType: F32, Shape: p.Shape, Source: func() (Tensor, error) { return fetch(w, p) }})
 	}
-	p.WriteByte('u')
-	return archiveOf(t, zip.Store, append([]storedEntry{{"data.pkl", p.end()}}, entries...)...)
+	if err := WriteTorch(path, entries); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestTorchFolder reads a shared model from pytorch_model.bin, in one file and
@@ -258,19 +190,19 @@ func TestTorchFolder(t *testing.T) {
 		names = append(names, p.Name)
 	}
 	one := t.TempDir()
-	config, err := EncodeConfig(cfg, F32, nil)
+	config, err := EncodeConfig(cfg, HuggingFace, F32, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	put(t, one, "config.json", config)
-	put(t, one, "pytorch_model.bin", torchFile(t, names, w, w.params))
+	torchFile(t, filepath.Join(one, "pytorch_model.bin"), names, w)
 
 	shards := t.TempDir()
 	put(t, shards, "config.json", config)
 	index := map[string]string{}
 	for i, part := range [][]string{names[:7], names[7:]} {
 		name := fmt.Sprintf("pytorch_model-%d-of-2.bin", i+1)
-		put(t, shards, name, torchFile(t, part, w, w.params))
+		torchFile(t, filepath.Join(shards, name), part, w)
 		for _, n := range part {
 			index[n] = name
 		}

@@ -27,6 +27,8 @@ type RawWeights interface {
 
 // WriteOptions say how a checkpoint is written.
 type WriteOptions struct {
+	// Format is the form of the folder; "" is HuggingFace.
+	Format Format
 	// DType is the element type of the weights; "" is F32.
 	DType DType
 	// Tokenizer is a folder whose tokenizer files and generation_config.json
@@ -44,10 +46,11 @@ var companions = []string{
 	"vocab.json", "merges.txt", "added_tokens.json", "generation_config.json",
 }
 
-// Write fills dir, a fresh folder that the caller owns, with a Hugging Face
-// model: config.json, model.safetensors and the tokenizer's files. It asks w
-// for one parameter at a time. A model without sharing is written as plain
-// GPT-NeoX, its query, key and value fused.
+// Write fills dir, a fresh folder that the caller owns, with a model:
+// config.json, weights and the tokenizer's files. It asks w for one parameter
+// at a time. In the form HuggingFace, a model without sharing is written as
+// plain GPT-NeoX, its query, key and value fused, and one with sharing brings
+// its code in Python.
 func Write(dir string, cfg model.Config, w Weights, o WriteOptions) error {
 	if o.DType == "" {
 		o.DType = F32
@@ -55,7 +58,10 @@ func Write(dir string, cfg model.Config, w Weights, o WriteOptions) error {
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("write %s: %w", dir, err)
 	}
-	data, err := EncodeConfig(cfg, o.DType, o.Config)
+	if err := o.Format.Represents(cfg); err != nil {
+		return fmt.Errorf("write %s: %w", dir, err)
+	}
+	data, err := EncodeConfig(cfg, o.Format, o.DType, o.Config)
 	if err != nil {
 		return fmt.Errorf("write %s: config.json: %w", dir, err)
 	}
@@ -66,16 +72,25 @@ func Write(dir string, cfg model.Config, w Weights, o WriteOptions) error {
 	if err := copyCompanions(dir, o.Tokenizer); err != nil {
 		return err
 	}
-	return WriteSafetensors(filepath.Join(dir, "model.safetensors"), Layout(cfg, w, o.DType), map[string]string{"format": "pt"})
+	entries := Layout(cfg, o.Format, w, o.DType)
+	if o.Format == Authors {
+		return WriteTorch(filepath.Join(dir, "pytorch_model.bin"), entries)
+	}
+	if cfg.Shared() {
+		if err := writeCode(dir); err != nil {
+			return err
+		}
+	}
+	return WriteSafetensors(filepath.Join(dir, "model.safetensors"), entries, map[string]string{"format": "pt"})
 }
 
-// Layout lists the tensors of a model's weight file: its parameters, or for a
-// model without sharing those of plain GPT-NeoX.
-func Layout(cfg model.Config, w Weights, d DType) []Entry {
+// Layout lists the tensors of a model's weight file: its parameters, or those
+// of plain GPT-NeoX where the format does not keep query, key and value apart.
+func Layout(cfg model.Config, f Format, w Weights, d DType) []Entry {
 	var out []Entry
 	for _, p := range cfg.Params() {
 		e := Entry{Name: p.Name, DType: d, Shape: p.Shape, Source: func() (Tensor, error) { return fetch(w, p) }}
-		if !cfg.Shared() && p.Layer >= 0 {
+		if !f.separate(cfg) && p.Layer >= 0 {
 			switch p.Name {
 			case model.LayerName(p.Layer, model.Query) + ".weight":
 				e = fusedEntry(cfg, w, p, ".weight", d)

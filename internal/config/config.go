@@ -40,6 +40,7 @@ type Convert struct {
 	SharedKeyRotary string `yaml:"shared_key_rotary"`
 	KeyValueMLP     bool   `yaml:"key_value_mlp"` // the authors' two-layer projections
 	DType           string `yaml:"dtype"`         // of the weights written: float32, float16, bfloat16
+	Format          string `yaml:"format"`        // of the folder: huggingface, authors
 	Preset          string `yaml:"preset"`        // "" or "authors"
 	Seed            int64  `yaml:"seed"`          // of random weights in key_value_mlp
 }
@@ -123,7 +124,7 @@ func Default() Config {
 		Device: "auto", Precision: "bf16",
 		Convert: Convert{
 			Start: "pooling", Calibration: Calibration{Seed: 42},
-			Pooling: "mean", Grow: "split", SharedKeyRotary: "after", DType: "float32", Seed: 42,
+			Pooling: "mean", Grow: "split", SharedKeyRotary: "after", DType: "float32", Format: "huggingface", Seed: 42,
 		},
 		Data: Data{RowLength: 2048, Packing: "stream"},
 		Uptrain: Uptrain{

@@ -97,7 +97,7 @@ func TestEveryKeyByEveryMeans(t *testing.T) {
 			return "before"
 		case "convert.dtype":
 			return "bfloat16"
-		case "convert.preset", "data.packing":
+		case "convert.preset", "convert.format", "data.packing":
 			return "authors"
 		case "uptrain.schedule":
 			return "linear"

@@ -17,6 +17,7 @@ var (
 	Growths    = []string{"split", "copy", "none"}
 	Rotaries   = []string{string(model.RotaryAfter), string(model.RotaryBefore)}
 	DTypes     = []string{"float32", "float16", "bfloat16"}
+	Formats    = []string{"huggingface", "authors"}
 	Packings   = []string{"stream", "authors"}
 	Precisions = []string{"bf16", "float32"}
 	Recomputes = []string{"none", "mlp", "layer"}
@@ -117,6 +118,7 @@ func (c Convert) check(k *checker) {
 	k.oneOf("convert.grow", c.Grow, Growths)
 	k.oneOf("convert.shared_key_rotary", c.SharedKeyRotary, Rotaries)
 	k.oneOf("convert.dtype", c.DType, DTypes)
+	k.oneOf("convert.format", c.Format, Formats)
 	k.oneOf("convert.preset", c.Preset, Presets)
 }
 

@@ -54,6 +54,8 @@ type Options struct {
 	// SharedKeyRotary before.
 	Preset string
 	DType  string // float32, float16, bfloat16; "" keeps the source's
+	// Format is the form of the folder; "" is checkpoint.HuggingFace.
+	Format checkpoint.Format
 
 	// Check names packed shards; the first CheckRows rows are scored before
 	// and after.
@@ -145,7 +147,7 @@ func write(ctx context.Context, dir string, src *checkpoint.Checkpoint, p *plan,
 	w.progress = ui.NewProgress(s, int64(p.dst.Parameters()), "convert", ui.Count("parameters"))
 	defer w.progress.Done()
 	return checkpoint.Write(dir, p.dst, w, checkpoint.WriteOptions{
-		DType: dtype, Tokenizer: src.Dir(), Config: src.ConfigJSON(),
+		Format: o.Format, DType: dtype, Tokenizer: src.Dir(), Config: src.ConfigJSON(),
 	})
 }
 
@@ -173,6 +175,10 @@ func (o *Options) complete() error {
 	}
 	if o.CheckRows == 0 {
 		o.CheckRows = 8
+	}
+	var err error
+	if o.Format, err = checkpoint.ParseFormat(string(o.Format)); err != nil {
+		return err
 	}
 	if !slices.Contains(starts, o.Start) {
 		return ui.Usagef("start: expected one of %s, found %q%s", strings.Join(starts, ", "), o.Start, ui.DidYouMean(o.Start, starts))
@@ -203,7 +209,7 @@ func (o Options) settings() any {
 	return map[string]any{
 		"kv_layers": o.KVLayers, "kv_heads": o.KVHeads, "layer_map": o.LayerMap,
 		"start": o.Start, "absorb_weighted": o.Weighted, "absorb_refit": o.Refit, "pooling": o.Pooling, "grow": o.Grow, "shared_key_rotary": o.SharedKeyRotary,
-		"key_value_mlp": o.KeyValueMLP, "preset": o.Preset, "dtype": o.DType,
+		"key_value_mlp": o.KeyValueMLP, "preset": o.Preset, "dtype": o.DType, "format": o.Format,
 	}
 }
 

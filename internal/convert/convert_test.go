@@ -257,7 +257,7 @@ func TestReport(t *testing.T) {
 	if err := Run(context.Background(), Options{Source: source, Output: out, KVLayers: 3, KVHeads: 2}, s); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprint(entries(t, out)), "[config.json convert.json model.safetensors tokenizer.json]"; got != want {
+	if got, want := fmt.Sprint(entries(t, out)), "[config.json configuration_mlkv.py convert.json model.safetensors modeling_mlkv.py tokenizer.json]"; got != want {
 		t.Errorf("files %s, expected %s", got, want)
 	}
 	r := readReport(t, out)

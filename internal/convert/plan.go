@@ -46,6 +46,9 @@ func newPlan(src model.Config, o Options) (*plan, error) {
 	if err := p.dst.Validate(); err != nil {
 		return nil, ui.Usagef("%w", err)
 	}
+	if err := o.Format.Represents(p.dst); err != nil {
+		return nil, err
+	}
 	if o.Start == "absorb" {
 		return p, absorb.Check(p.src, p.dst)
 	}

@@ -60,7 +60,7 @@ func TestRefusals(t *testing.T) {
 	wide := small()
 	wide.IntermediateSize++
 	shape := folder(t, wide, checkpoint.WriteOptions{})
-	config, err := checkpoint.EncodeConfig(small(), checkpoint.F32, nil)
+	config, err := checkpoint.EncodeConfig(small(), checkpoint.HuggingFace, checkpoint.F32, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

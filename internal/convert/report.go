@@ -45,6 +45,7 @@ type Report struct {
 	Start        string             `json:"start"`
 	Pooling      string             `json:"pooling,omitempty"` // where Start is pooling
 	Grow         string             `json:"grow"`
+	Format       checkpoint.Format  `json:"format"`
 	AddedNeurons int                `json:"added_neurons"` // in each MLP
 	Before       Size               `json:"before"`
 	After        Size               `json:"after"`
@@ -79,7 +80,7 @@ type Origin struct {
 
 func newReport(src *checkpoint.Checkpoint, p *plan, o Options) *Report {
 	r := &Report{
-		Source: o.Source, Output: o.Output, Start: o.Start, Grow: o.Grow, AddedNeurons: p.add,
+		Source: o.Source, Output: o.Output, Start: o.Start, Grow: o.Grow, Format: o.Format, AddedNeurons: p.add,
 		Before: sizeOf(p.src), After: sizeOf(p.dst),
 	}
 	if o.Start == "pooling" {
@@ -93,7 +94,7 @@ func newReport(src *checkpoint.Checkpoint, p *plan, o Options) *Report {
 	for _, param := range p.dst.Params() {
 		params[param.Name] = param
 	}
-	for _, e := range checkpoint.Layout(p.dst, nil, dtype) {
+	for _, e := range checkpoint.Layout(p.dst, o.Format, nil, dtype) {
 		t := TensorOrigin{Name: e.Name, Shape: e.Shape, DType: string(e.DType)}
 		if param, ok := params[e.Name]; ok {
 			t.How, t.From = p.origins(src, param)

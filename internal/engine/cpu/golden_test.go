@@ -161,7 +161,7 @@ func checkReference(t *testing.T, cfg model.Config, w engine.Weights, ref refere
 		grads[p.Name] = g
 	}
 	compared := 0
-	for _, e := range checkpoint.Layout(cfg, grads, checkpoint.F32) {
+	for _, e := range checkpoint.Layout(cfg, checkpoint.HuggingFace, grads, checkpoint.F32) {
 		name := "grad." + e.Name
 		if _, err := ref.Tensor(name); err != nil {
 			continue

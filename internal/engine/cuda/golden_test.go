@@ -165,7 +165,7 @@ func (f goldenFile) check(e engine.Engine, cfg model.Config, w engine.Weights) {
 		}
 	}
 	compared := 0
-	for _, entry := range checkpoint.Layout(cfg, grads, checkpoint.F32) {
+	for _, entry := range checkpoint.Layout(cfg, checkpoint.HuggingFace, grads, checkpoint.F32) {
 		if _, err := f.Tensor("grad." + entry.Name); err != nil {
 			continue
 		}
