@@ -50,17 +50,7 @@ where they are not given.`,
 			if err := convertPaths(&o, c, args); err != nil {
 				return err
 			}
-			o.KVLayers, o.KVHeads, o.LayerMap = c.Convert.KVLayers, c.Convert.KVHeads, c.Convert.LayerMap
-			o.Pooling, o.Grow = c.Convert.Pooling, c.Convert.Grow
-			o.SharedKeyRotary = model.KeyRotary(c.Convert.SharedKeyRotary)
-			o.KeyValueMLP, o.Seed, o.DType = c.Convert.KeyValueMLP, c.Convert.Seed, c.Convert.DType
-			o.Format = checkpoint.Format(c.Convert.Format)
-			o.Start = c.Convert.Start
-			o.Calibration = convert.Calibration{
-				Paths: c.Convert.Calibration.Path, Rows: c.Convert.Calibration.Rows, Seed: c.Convert.Calibration.Seed,
-				RowLength: c.Data.RowLength,
-			}
-			o.Weighted, o.Refit = c.Convert.Absorb.Weighted, c.Convert.Absorb.Refit
+			convertSettings(&o, c)
 			o.Observer = func() (engine.Engine, error) { return openObserver(a.device(c)) }
 			o.Engine = func() (engine.Engine, error) { return device.Open(a.device(c)) }
 			return convert.Run(cmd.Context(), o, a.Streams)
@@ -98,6 +88,20 @@ where they are not given.`,
 	flags.BoolVar(&o.Force, "force", false, "replace the output folder where it exists")
 	flags.BoolVar(&o.JSON, "json", false, "print the report, with every tensor, as JSON")
 	return cmd
+}
+
+// convertSettings fills in how the configuration converts.
+func convertSettings(o *convert.Options, c config.Config) {
+	o.KVLayers, o.KVHeads, o.LayerMap = c.Convert.KVLayers, c.Convert.KVHeads, c.Convert.LayerMap
+	o.Pooling, o.Grow = c.Convert.Pooling, c.Convert.Grow
+	o.SharedKeyRotary = model.KeyRotary(c.Convert.SharedKeyRotary)
+	o.KeyValueMLP, o.Seed, o.DType = c.Convert.KeyValueMLP, c.Convert.Seed, c.Convert.DType
+	o.Format, o.Start = checkpoint.Format(c.Convert.Format), c.Convert.Start
+	o.Calibration = convert.Calibration{
+		Paths: c.Convert.Calibration.Path, Rows: c.Convert.Calibration.Rows, Seed: c.Convert.Calibration.Seed,
+		RowLength: c.Data.RowLength,
+	}
+	o.Weighted, o.Refit = c.Convert.Absorb.Weighted, c.Convert.Absorb.Refit
 }
 
 // convertPaths fills in the folders that the command line left to the

@@ -42,6 +42,7 @@ var commands = []struct {
 	{groupTrain, newUptrainCmd},
 	{groupUse, newEvalCmd},
 	{groupUse, newGenerateCmd},
+	{groupUse, newMeasureCmd},
 	{groupUse, newExportCmd},
 	{groupUse, newReportCmd},
 	{groupOther, newConfigCmd},

@@ -23,6 +23,7 @@ type Config struct {
 	Data    Data    `yaml:"data"`
 	Uptrain Uptrain `yaml:"uptrain"`
 	Eval    Eval    `yaml:"eval"`
+	Measure Measure `yaml:"measure"`
 }
 
 // Convert says how a plain checkpoint becomes an MLKV one.
@@ -117,6 +118,20 @@ type Eval struct {
 	LogSamples  bool     `yaml:"log_samples"`
 }
 
+// Measure is how memory and speed of decoding are taken.
+type Measure struct {
+	Lengths   []int   `yaml:"lengths"`    // of whole sequences
+	Batches   []int   `yaml:"batches"`    // in turn, until memory is full
+	Steps     int     `yaml:"steps"`      // decode steps at the end of a sequence
+	Seconds   float64 `yaml:"seconds"`    // fewer steps where they would take longer
+	CacheBits int     `yaml:"cache_bits"` // of a cached element; 0: the device's own
+	Memory    string  `yaml:"memory"`     // for a model and its cache, "40GiB"; "": what is free
+	Largest   bool    `yaml:"largest"`    // search the largest batch of each length
+	// ContextBatches are the batches whose longest context is searched.
+	ContextBatches []int `yaml:"context_batches"`
+	Seed           int64 `yaml:"seed"` // of weights, cache and tokens
+}
+
 // Default is the configuration before any file, variable or flag: the MLKV
 // paper's recipe.
 func Default() Config {
@@ -138,6 +153,13 @@ func Default() Config {
 		Eval: Eval{
 			Tasks:       []string{"arc_easy", "lambada_openai", "piqa", "sciq"},
 			BatchTokens: 4096,
+		},
+		// The MLKV authors' measure_memory.py: 2,000 tokens in the cache, one
+		// more to begin with, 47 steps.
+		Measure: Measure{
+			Lengths: []int{2048},
+			Batches: []int{8, 16, 24, 32, 40, 48, 64, 80, 100, 140, 220, 300, 380, 460, 620, 720, 940, 1100},
+			Steps:   47, Seconds: 10, Largest: true, ContextBatches: []int{1}, Seed: 42,
 		},
 	}
 }

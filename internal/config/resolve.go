@@ -199,13 +199,18 @@ func (f field) parse(text string) (any, error) {
 	case reflect.Bool:
 		return strconv.ParseBool(text)
 	case reflect.Slice:
-		list := []string{}
+		list := reflect.MakeSlice(f.typ, 0, 0)
 		for part := range strings.SplitSeq(strings.Trim(text, "[]"), ",") {
-			if part = strings.TrimSpace(part); part != "" {
-				list = append(list, part)
+			if part = strings.TrimSpace(part); part == "" {
+				continue
 			}
+			element, err := field{typ: f.typ.Elem()}.parse(part)
+			if err != nil {
+				return nil, err
+			}
+			list = reflect.Append(list, reflect.ValueOf(element))
 		}
-		return list, nil
+		return list.Interface(), nil
 	}
 	return text, nil
 }

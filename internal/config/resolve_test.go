@@ -111,6 +111,12 @@ func TestEveryKeyByEveryMeans(t *testing.T) {
 			return "skip"
 		case "eval.tasks":
 			return "boolq"
+		case "measure.lengths":
+			return "16,32"
+		case "measure.cache_bits":
+			return "16"
+		case "measure.memory":
+			return "2GiB"
 		}
 		def := Default()
 		switch f.typ.Kind() {
@@ -123,6 +129,10 @@ func TestEveryKeyByEveryMeans(t *testing.T) {
 				return "false"
 			}
 			return "true"
+		case reflect.Slice:
+			if f.typ.Elem().Kind() == reflect.Int {
+				return "6,7"
+			}
 		}
 		return "x"
 	}
@@ -234,6 +244,7 @@ func TestRefusals(t *testing.T) {
 		"value.yaml":    "convert:\n  pooling: men\n  layer_map: 0_2\n",
 		"micro.yaml":    "uptrain:\n  micro_rows: 5\n",
 		"merge.yaml":    "x: &a {}\n",
+		"numbers.yaml":  "measure:\n  batches: [8, many]\n",
 		"infinite.yaml": "uptrain:\n  learning_rate: .nan\n",
 	})
 	for _, c := range []struct {
@@ -274,6 +285,11 @@ func TestRefusals(t *testing.T) {
 		{"", []string{"device=gpu"}, []string{`device: expected auto, cpu, cuda or cuda:N, found "gpu"`}},
 		{"", []string{"uptrain.final_rate=1"}, []string{"uptrain.final_rate: expected 0 to 0.0006, found 1"}},
 		{"", []string{"convert.layer_map=0_0", "convert.kv_layers=1"}, []string{"either kv_layers or layer_map"}},
+		{"", []string{"measure.lengths=48"}, []string{"measure.lengths: expected 49 or more, found 48"}},
+		{"", []string{"measure.batches=8,x"}, []string{`measure.batches=8,x: expected a list of whole numbers, found "8,x"`}},
+		{"", []string{"measure.memory=much"}, []string{`measure.memory: expected a number of bytes such as 40GiB, found "much"`}},
+		{"", []string{"measure.cache_bits=4"}, []string{"measure.cache_bits: expected one of [0 8 16 32], found 4"}},
+		{"numbers.yaml", nil, []string{"measure.batches: expected a list of whole numbers, found a list"}},
 		{"", []string{"eval.tasks=piqa,arc"}, []string{`eval.tasks: expected one of`, `found "arc"`}},
 	} {
 		s := Sources{Set: c.set}

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -74,6 +75,9 @@ func (f field) expected() string {
 	case reflect.Bool:
 		return "true or false"
 	case reflect.Slice:
+		if f.typ.Elem().Kind() == reflect.Int {
+			return "a list of whole numbers"
+		}
 		return "a list"
 	default:
 		return "text"
@@ -101,8 +105,33 @@ func AddFlag(set *pflag.FlagSet, key, name, usage string) *pflag.Flag {
 		set.Bool(name, v, usage)
 	case []string:
 		set.StringSlice(name, v, usage)
+	case []int:
+		set.Var((*intList)(&v), name, usage)
 	default:
 		panic(fmt.Sprintf("config: key %q has the type %s, which no flag can hold", key, f.typ))
 	}
 	return set.Lookup(name)
+}
+
+// intList is a flag of whole numbers, separated by commas. In contrast to
+// pflag's own it may be empty.
+type intList []int
+
+func (l *intList) Type() string { return "ints" }
+
+func (l *intList) String() string {
+	parts := make([]string, len(*l))
+	for i, n := range *l {
+		parts[i] = strconv.Itoa(n)
+	}
+	return strings.Join(parts, ",")
+}
+
+func (l *intList) Set(text string) error {
+	list, err := field{typ: reflect.TypeFor[[]int]()}.parse(text)
+	if err != nil {
+		return fmt.Errorf("expected whole numbers, found %q", text)
+	}
+	*l = list.([]int)
+	return nil
 }

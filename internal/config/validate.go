@@ -26,6 +26,8 @@ var (
 	OnNaNs     = []string{"stop", "skip"}
 	Tasks      = []string{"arc_easy", "lambada_openai", "piqa", "sciq", "boolq", "heldout"}
 	Presets    = []string{"", "authors"}
+	// CacheBits are the sizes of a cached element; 0 is the device's own.
+	CacheBits = []int{0, 8, 16, 32}
 )
 
 // presets are values that stand in for the defaults of several keys. The
@@ -100,7 +102,33 @@ func (c Config) problems() []problem {
 	}
 	k.atLeast("eval.limit", c.Eval.Limit, 0)
 	k.atLeast("eval.batch_tokens", c.Eval.BatchTokens, 1)
+	c.Measure.check(k)
 	return k.problems
+}
+
+func (m Measure) check(k *checker) {
+	k.atLeast("measure.steps", m.Steps, 1)
+	for _, l := range m.Lengths {
+		k.atLeast("measure.lengths", l, m.Steps+2)
+	}
+	for _, b := range m.Batches {
+		k.atLeast("measure.batches", b, 1)
+	}
+	for _, b := range m.ContextBatches {
+		k.atLeast("measure.context_batches", b, 1)
+	}
+	k.that(m.Seconds > 0, "measure.seconds", "expected more than 0, found %g", m.Seconds)
+	k.that(slices.Contains(CacheBits, m.CacheBits), "measure.cache_bits", "expected one of %v, found %d", CacheBits, m.CacheBits)
+	_, err := m.MemoryBytes()
+	k.that(err == nil, "measure.memory", "%v", err)
+}
+
+// MemoryBytes is Memory as a number, 0 where it is empty.
+func (m Measure) MemoryBytes() (int64, error) {
+	if m.Memory == "" {
+		return 0, nil
+	}
+	return ui.ParseBytes(m.Memory)
 }
 
 func (c Convert) check(k *checker) {

@@ -21,6 +21,21 @@ type plan struct {
 	absorbed *absorb.Solution
 }
 
+// Shape is the architecture that a conversion gives, for which it needs no
+// weights. Errors carry ui.ExitUsage.
+func Shape(src model.Config, o Options) (model.Config, error) {
+	// How heads come about does not change it, and nothing is written.
+	o.Start, o.Output = "pooling", "none"
+	if err := o.complete(); err != nil {
+		return model.Config{}, err
+	}
+	p, err := newPlan(src, o)
+	if err != nil {
+		return model.Config{}, err
+	}
+	return p.dst, nil
+}
+
 // newPlan works out the target model. Errors carry ui.ExitUsage.
 func newPlan(src model.Config, o Options) (*plan, error) {
 	if src.KVIntermediateSize > 0 {

@@ -2,6 +2,8 @@ package model
 
 import (
 	"fmt"
+	"path"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -24,6 +26,20 @@ var suite = []shape{
 	{"pythia-2.8b", 32, 2560, 32, 50304},
 	{"pythia-6.9b", 32, 4096, 32, 50432},
 	{"pythia-12b", 36, 5120, 40, 50688},
+}
+
+// pythiaName are EleutherAI's names: pythia-160m-deduped, pythia-v1.1-160m.
+var pythiaName = regexp.MustCompile(`^pythia-(?:v[\d.]+-)?([\d.]+[mb])(?:-deduped)?$`)
+
+// Named is the model of the Pythia suite that a checkpoint's name or folder
+// stands for; false for others.
+func Named(name string) (Config, bool) {
+	m := pythiaName.FindStringSubmatch(path.Base(name))
+	if m == nil {
+		return Config{}, false
+	}
+	c, err := Sized("pythia-" + m[1])
+	return c, err == nil
 }
 
 // SizeNames lists the named sizes, smallest first.

@@ -109,6 +109,16 @@ func runName(dir string) (string, error) {
 	return folderName(dir), nil
 }
 
+// ModelName is what a row calls the model in a checkpoint folder: the name in
+// its run's configuration, or else that of its work folder.
+func ModelName(dir string) (string, error) {
+	run := filepath.Clean(dir)
+	if filepath.Base(run) == "model" {
+		run = filepath.Dir(run)
+	}
+	return runName(run)
+}
+
 // folderName names a row that nothing else names after its work folder.
 func folderName(dir string) string {
 	if abs, err := filepath.Abs(dir); err == nil {

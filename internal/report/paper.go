@@ -23,12 +23,8 @@ var paperRows = map[string]paperRow{
 	"mlkv-1":  {1, 1, 3835},
 }
 
-var (
-	// The authors' names: faridlazuarda/pythia-160m-mlkv-6-b12-g2-v1.
-	paperName = regexp.MustCompile(`^pythia-160m-((?:gqa|mqa|mlkv)-\d+)(?:-|$)`)
-	// EleutherAI's names: pythia-160m-deduped, pythia-v1.1-160m.
-	pythiaName = regexp.MustCompile(`^pythia-(?:v[\d.]+-)?([\d.]+[mb])(?:-deduped)?$`)
-)
+// paperName are the authors' names: faridlazuarda/pythia-160m-mlkv-6-b12-g2-v1.
+var paperName = regexp.MustCompile(`^pythia-160m-((?:gqa|mqa|mlkv)-\d+)(?:-|$)`)
 
 // publishedName is the paper's name of a model of the authors, or nothing.
 func publishedName(model string) string {
@@ -57,10 +53,8 @@ func publishedShape(name string) *Shape {
 		}
 		return shapeOf(c)
 	}
-	if m := pythiaName.FindStringSubmatch(base); m != nil {
-		if c, err := model.Sized("pythia-" + m[1]); err == nil {
-			return shapeOf(c)
-		}
+	if c, ok := model.Named(base); ok {
+		return shapeOf(c)
 	}
 	return nil
 }

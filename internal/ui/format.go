@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -11,6 +12,24 @@ import (
 // significant digits: "512 B", "1.50 KiB", "24.1 GiB".
 func FormatBytes(n int64) string {
 	return scaled(float64(n), 1024, []string{" B", " KiB", " MiB", " GiB", " TiB", " PiB"})
+}
+
+// ParseBytes reads a number of bytes, with a binary or decimal unit or without:
+// "1073741824", "1GiB", "1.5 GB".
+func ParseBytes(text string) (int64, error) {
+	number := strings.TrimRight(text, "BKMGTiB ")
+	unit := strings.TrimSpace(text[len(number):])
+	size, ok := byteUnits[unit]
+	x, err := strconv.ParseFloat(number, 64)
+	if err != nil || !ok || !(x >= 0) || x*size >= math.MaxInt64 {
+		return 0, fmt.Errorf("expected a number of bytes such as 40GiB, found %q", text)
+	}
+	return int64(math.Round(x * size)), nil
+}
+
+var byteUnits = map[string]float64{
+	"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
+	"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
 }
 
 // FormatCount writes a count with a decimal suffix and three significant

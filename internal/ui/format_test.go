@@ -45,6 +45,21 @@ func TestFormat(t *testing.T) {
 	}
 }
 
+func TestParseBytes(t *testing.T) {
+	for text, want := range map[string]int64{
+		"0": 0, "17": 17, "17 B": 17, "1KiB": 1024, "1.5 GiB": 3 << 29, "40GB": 40e9, "2TiB": 2 << 40,
+	} {
+		if got, err := ParseBytes(text); err != nil || got != want {
+			t.Errorf("%q: %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "GiB", "x", "-1", "NaN", "Inf", "1 PiB?", "1GiBi", "1e30", "1 G"} {
+		if got, err := ParseBytes(text); err == nil {
+			t.Errorf("%q passed as %d", text, got)
+		}
+	}
+}
+
 func TestNearest(t *testing.T) {
 	keys := []string{"uptrain.steps", "uptrain.seed", "convert.pooling"}
 	for _, c := range []struct {

@@ -37,7 +37,7 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	if o.Output == "" {
 		return ui.Usagef("output: expected the name of a folder, found none")
 	}
-	cfg, err := sizes(o.Size)
+	cfg, err := Sizes(o.Size)
 	if err != nil {
 		return err
 	}
@@ -127,8 +127,9 @@ var keys = []string{
 	"use_key_value_mlp", "kv_intermediate_size",
 }
 
-// sizes reads a named size or a YAML file.
-func sizes(size string) (model.Config, error) {
+// Sizes reads a named size or a YAML file whose keys are those of config.json.
+// Errors carry ui.ExitUsage.
+func Sizes(size string) (model.Config, error) {
 	if size == "" {
 		return model.Config{}, ui.Usagef("size: expected one of %s or a YAML file, found none", strings.Join(model.SizeNames(), ", "))
 	}
