@@ -62,18 +62,27 @@ func BenchmarkTrainStep(b *testing.B) {
 		name, model string
 		rows        int
 		o           Options
+		teacher     string // none if empty
 	}{
-		{"MHA-144 x32", "MHA-144", 32, Options{}},
-		{"MLKV-6 x32", "MLKV-6", 32, Options{}},
-		{"MHA-144 x12", "MHA-144", 12, Options{}},
-		{"410m x8", "410m", 8, Options{}},
-		{"1.4b x8 layer", "1.4b", 8, Options{Recompute: RecomputeLayer}},
+		{"MHA-144 x32", "MHA-144", 32, Options{}, ""},
+		{"MLKV-6 x32", "MLKV-6", 32, Options{}, ""},
+		{"MHA-144 x12", "MHA-144", 12, Options{}, ""},
+		{"MLKV-6 x32 taught by MHA-144", "MLKV-6", 32, Options{}, "MHA-144"},
+		{"410m x8", "410m", 8, Options{}, ""},
+		{"1.4b x8 mlp", "1.4b", 8, Options{Recompute: RecomputeMLP}, ""},
+		{"1.4b x8 layer", "1.4b", 8, Options{Recompute: RecomputeLayer}, ""},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			e := openGPU(b, c.o)
 			cfg := benchModels(b)[c.model]
+			o := engine.TrainOptions{Rows: c.rows, Length: 2048, Optimizer: testOptimizer}
+			flops := cfg.TrainingFLOPs(2048)
+			if teacher, ok := benchModels(b)[c.teacher]; ok {
+				o.Distill = &engine.Distill{Weight: 0.5, Temperature: 1, Teacher: teacher, Weights: benchWeights{teacher}}
+				flops += teacher.TrainingFLOPs(2048) / 3
+			}
 			start := time.Now()
-			trainer := newTrainer(b, e, cfg, benchWeights{cfg}, engine.TrainOptions{Rows: c.rows, Length: 2048, Optimizer: testOptimizer})
+			trainer := newTrainer(b, e, cfg, benchWeights{cfg}, o)
 			b.Logf("ready after %v, %.2f GiB", time.Since(start).Round(time.Millisecond), float64(trainer.Memory().Total())/(1<<30))
 			batch := testBatch(cfg, c.rows, 2048, 1)
 			copy(batch.Targets, batch.Tokens[1:]) // every position counts
@@ -99,7 +108,7 @@ func BenchmarkTrainStep(b *testing.B) {
 			}
 			tokens := float64(c.rows*2048) * float64(b.N) / b.Elapsed().Seconds()
 			b.ReportMetric(tokens, "tokens/s")
-			b.ReportMetric(100*tokens*cfg.TrainingFLOPs(2048)/e.Info().Peak, "%MFU")
+			b.ReportMetric(100*tokens*flops/e.Info().Peak, "%MFU")
 			b.Logf("loss %.3f, then %.3f", first.Loss, last.Loss)
 		})
 	}
