@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +11,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
+	"mlkv/internal/engine/cuda"
 	"mlkv/internal/ui"
 )
 
@@ -18,7 +21,8 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs testdata/script/*.txtar with this program as the command
 // mlkv. In a script $ROOT is the folder of go.mod and $SHARED that of shared
-// data; a script that needs the latter begins with "[!shared] skip".
+// data; a script that needs the latter begins with "[!shared] skip", one that
+// needs a program with the CUDA engine with "[!cuda] skip".
 func TestScripts(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -33,8 +37,14 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			_, err := os.Stat(shared)
-			return cond == "shared" && err == nil, nil
+			switch cond {
+			case "shared":
+				_, err := os.Stat(shared)
+				return err == nil, nil
+			case "cuda":
+				return !errors.Is(cuda.Available(), cuda.ErrNotBuilt), nil
+			}
+			return false, fmt.Errorf("condition %s is unknown", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exitcode": exitCode},
 	})

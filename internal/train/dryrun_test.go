@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -220,36 +219,4 @@ func TestHeldoutSpread(t *testing.T) {
 			}
 		}
 	}
-}
-
-// TestFailure lets writing a checkpoint fail and goes on with the one before.
-func TestFailure(t *testing.T) {
-	o := testOptions(t)
-	device := o.Device
-	mustRun(t, o)
-	want := content(t, o.Out)
-	o.Out = filepath.Join(t.TempDir(), "run")
-	lost := errors.New("the device is gone")
-	wrap(&o, func(t engine.Trainer) engine.Trainer { return &unreadable{t, 0, 200, lost} })
-	_, err := runTrain(t, t.Context(), o)
-	if !errors.Is(err, lost) || !strings.Contains(err.Error(), "the last checkpoint is") || !strings.Contains(err.Error(), "step-4") {
-		t.Fatalf("found %v, expected the cause and the last checkpoint", err)
-	}
-	o.Device = device
-	mustRun(t, o)
-	sameContent(t, content(t, o.Out), want)
-}
-
-// unreadable fails to be read from some call on.
-type unreadable struct {
-	engine.Trainer
-	calls, from int
-	err         error
-}
-
-func (u *unreadable) Read(name string, slot engine.Slot, dst []float32) error {
-	if u.calls++; u.calls >= u.from {
-		return u.err
-	}
-	return u.Trainer.Read(name, slot, dst)
 }

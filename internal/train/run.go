@@ -162,7 +162,7 @@ func (r *run) train(ctx context.Context) (*Result, error) {
 				return nil, r.interrupted()
 			}
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("%w%s", err, r.lastWhole())
 			}
 		}
 		if r.saveDue() {

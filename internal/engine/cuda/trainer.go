@@ -61,6 +61,9 @@ func (e *Engine) Trainer(cfg model.Config, w engine.Weights, o engine.TrainOptio
 func (t *trainer) open(w engine.Weights) error {
 	t.grads = &executor{device: t.dev, p: t.plan.grads, arena: t.plan.gradArena, params: t.plan.params}
 	t.loss = &executor{device: t.dev, p: t.plan.loss, arena: t.plan.lossArena, params: t.plan.params}
+	if err := t.checkMemory(); err != nil {
+		return err
+	}
 	// Tuning needs memory of its own, which is free before the arenas are taken.
 	for _, x := range []*executor{t.grads, t.loss} {
 		if err := x.prepare(); err != nil {
@@ -68,6 +71,22 @@ func (t *trainer) open(w engine.Weights) error {
 		}
 	}
 	return inOrder(t.allocate, t.loadTeacher, t.reset, t.warmUp, t.reset, func() error { return t.loadWeights(w) }, t.capture)
+}
+
+// checkMemory reports a trainer that does not fit before kernels are compiled and
+// products chosen for it.
+func (t *trainer) checkMemory() error {
+	free, total, err := gpu.FreeMemory()
+	if err != nil {
+		return err
+	}
+	if need := t.plan.memory().Total(); need > free {
+		const gib = 1 << 30
+		return fmt.Errorf("%w: a trainer of %d x %d tokens takes %.2f GiB, and %.2f of %.2f GiB are free; "+
+			"use fewer rows in a micro-batch (uptrain.micro_rows), compute results again (uptrain.recompute), or free the GPU; --dry-run names the most rows",
+			gpu.ErrOutOfMemory, t.o.Rows, t.o.Length, float64(need)/gib, float64(free)/gib, float64(total)/gib)
+	}
+	return nil
 }
 
 func (t *trainer) loadTeacher() (err error) {

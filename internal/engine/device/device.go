@@ -3,12 +3,14 @@ package device
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/cpu"
 	"mlkv/internal/engine/cuda"
+	"mlkv/internal/engine/cuda/gpu"
 	"mlkv/internal/ui"
 )
 
@@ -31,16 +33,17 @@ type Options struct {
 
 // Open makes the engine.
 func Open(o Options) (engine.Engine, error) {
-	gpu := cuda.Options{Float32: o.Precision == "float32", Recompute: cuda.Recompute(o.Recompute), Warn: o.Warn}
+	options := cuda.Options{Float32: o.Precision == "float32", Recompute: cuda.Recompute(o.Recompute), Warn: o.Warn}
 	name, number, numbered := strings.Cut(o.Name, ":")
 	switch {
 	case name == "cpu" && !numbered:
 		return cpu.Open(o.Threads), nil
 	case (name == "auto" || name == "") && !numbered:
-		if cuda.Available() != nil {
+		if err := cuda.Available(); err != nil {
+			o.explain(err)
 			return cpu.Open(o.Threads), nil
 		}
-		return cuda.Open(0, gpu)
+		return cuda.Open(0, options)
 	case name == "cuda":
 		index := 0
 		if numbered {
@@ -50,11 +53,26 @@ func Open(o Options) (engine.Engine, error) {
 			}
 			index = n
 		}
-		e, err := cuda.Open(index, gpu)
-		if errors.Is(err, cuda.ErrNotBuilt) {
+		e, err := cuda.Open(index, options)
+		switch {
+		case errors.Is(err, cuda.ErrNotBuilt):
 			return nil, ui.Usagef("device %s: %w", o.Name, err)
+		case err != nil:
+			return nil, fmt.Errorf("device %s: %w", o.Name, err)
 		}
-		return e, err
+		return e, nil
 	}
 	return nil, ui.Usagef("device: expected auto, cpu, cuda or cuda:N, found %q", o.Name)
+}
+
+// explain warns where a GPU that is there cannot be used.
+func (o Options) explain(err error) {
+	for _, none := range []error{cuda.ErrNotBuilt, gpu.ErrNoDriver, gpu.ErrNoDevice} {
+		if errors.Is(err, none) {
+			return
+		}
+	}
+	if o.Warn != nil {
+		o.Warn(fmt.Sprintf("the CPU is used: %v", err))
+	}
 }
