@@ -124,8 +124,13 @@ func (x *executor) prepare() error {
 				return err
 			}
 		}
-		if k, ok := o.kind.(rotary); ok {
-			if _, err := x.table(k); err != nil {
+		switch k := o.kind.(type) {
+		case rotary:
+			if _, err := x.table(k.Rotary); err != nil {
+				return err
+			}
+		case attentionGrad:
+			if _, err := x.turns(k, k.turnQuery || k.turnKey); err != nil {
 				return err
 			}
 		}
@@ -145,7 +150,7 @@ func (x *executor) variants(o *operation) []variant {
 	case attention:
 		return []variant{x.attentionVariant(k.Attention)}
 	case attentionGrad:
-		return []variant{x.attentionVariant(k.Attention)}
+		return []variant{x.attentionVariant(k.Attention), x.linearVariant()}
 	case gelu, geluGrad:
 		return []variant{x.geluVariant(), x.linearVariant()}
 	case columnSum:

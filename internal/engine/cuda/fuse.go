@@ -16,6 +16,8 @@ func fuse(p *program, cfg model.Config) {
 	p.joinProjections(cfg)
 	p.shareKeyGradients()
 	p.joinProjectionGradients()
+	p.turnGradientsInAttention()
+	p.sumBiasGradientsInAttention()
 	p.addResiduals()
 	p.moveBiasIntoGelu()
 	p.sumBiasGradientInGelu()

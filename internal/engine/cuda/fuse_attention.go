@@ -321,3 +321,70 @@ func (p *program) joinAt(o, other *operation) {
 	p.ops[j] = o
 	p.ops = slices.Delete(p.ops, i, i+1)
 }
+
+// turnGradientsInAttention lets attention's derivative turn the gradients of
+// queries and keys back where it has them in registers.
+func (p *program) turnGradientsInAttention() {
+	each(p, func(o *operation, k rotary) {
+		g := p.maker(o.in[0])
+		if g == nil || !k.Inverse || k.Dims*4 != k.HeadSize || p.only(o.in[0]) != o {
+			return
+		}
+		a, ok := g.kind.(attentionGrad)
+		if !ok || !a.atRows() || (a.turnQuery || a.turnKey) && a.turn != k.Rotary {
+			return
+		}
+		a.turn = k.Rotary
+		switch slices.Index(g.out, o.in[0]) {
+		case 0:
+			a.turnQuery = true
+			g.out[0] = o.out[0]
+		case 1:
+			a.turnKey = true
+			g.out[1] = o.out[0]
+		}
+		g.kind = a
+		p.remove(o)
+	})
+}
+
+// sumBiasGradientsInAttention takes the gradients of the biases of projections
+// where attention's derivative has their rows in registers.
+func (p *program) sumBiasGradientsInAttention() {
+	each(p, func(o *operation, k attentionGrad) {
+		if !k.atRows() {
+			return
+		}
+		whole := o.out[0]
+		if k.writes() {
+			whole = whole.of
+		}
+		if whole == nil || k.writes() && !sideBySideIn(whole, o.out) {
+			return
+		}
+		for _, u := range p.users(whole) {
+			if _, ok := u.kind.(columnSum); ok && u.out[0].role == gradient {
+				k.bias = true
+				o.kind, o.out = k, append(o.out, u.out[0])
+				p.remove(u)
+				return
+			}
+		}
+	})
+}
+
+// atRows reports whether the kernels of the derivative turn rows back and sum
+// them: at the sizes at which a thread holds both channels of a pair.
+func (k attentionGrad) atRows() bool { return k.HeadSize%64 == 0 }
+
+// sideBySideIn reports whether the list is all columns of m, in order.
+func sideBySideIn(m *matrix, list []*matrix) bool {
+	at := 0
+	for _, part := range list {
+		if part.of != m || part.offset != at {
+			return false
+		}
+		at += part.cols
+	}
+	return at == m.cols
+}

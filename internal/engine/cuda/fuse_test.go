@@ -20,6 +20,12 @@ func TestFusedOperations(t *testing.T) {
 			"norms 4 normsGrad 4 product 36 rotary 6",
 		"shared": "attention 3 attentionGrad 3 columnSum 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
 			"norms 4 normsGrad 4 product 36 rotary 6",
+		// At a size of 64 attention's derivative turns gradients back and sums those of
+		// the biases.
+		"head size 64": "attention 3 attentionGrad 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
+			"norms 4 normsGrad 4 product 36 rotary 3",
+		"shared, head size 64": "attention 3 attentionGrad 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
+			"norms 4 normsGrad 4 product 36 rotary 3",
 		// Each norm has its own input, so that its gradient is joined alone.
 		"sequential": "attention 3 attentionGrad 3 columnSum 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
 			"norms 7 normsGrad 7 product 36 rotary 6",

@@ -136,11 +136,18 @@ const (
 )
 
 // attentionGrad: in q, k, v, y, logarithms, dy, then, unless alone, the sums of
-// dk and dv in float32; out dq, and dk, dv if it writes them.
+// dk and dv in float32; out dq, and dk, dv if it writes them, then, with bias, the
+// sums of the rows of all that it writes: the gradient of their biases.
 type attentionGrad struct {
 	op.Attention
 	sharing
+	// turn turns dq and dk back where asked for.
+	turn                     op.Rotary
+	turnQuery, turnKey, bias bool
 }
+
+// writes reports whether dk and dv are among the results.
+func (k attentionGrad) writes() bool { return k.sharing == alone || k.sharing == last }
 
 // gelu: in x, then a bias to add before with bias; out y.
 type gelu struct{ bias bool }

@@ -260,20 +260,32 @@ func (x *machine) attentionGrad(o *operation, k attentionGrad, in []op.Array, pu
 	q, kv := len(in[0].F32), len(in[1].F32)
 	pack := op.Array{Shape: tensor.Shape{q + len(in[4].F32)}, F32: append(append([]float32(nil), in[3].F32...), in[4].F32...)}
 	g := call(op.AttentionGrad{Attention: k.Attention}, in[0], in[1], in[2], pack, in[5])
-	put(0, g[:q])
-	for i, part := range [][]float32{g[q : q+kv], g[q+kv:]} {
-		if k.sharing == alone {
-			put(1+i, part)
-			continue
+	turned := func(v []float32, of op.Array, on bool) []float32 {
+		if !on {
+			return v
 		}
-		if k.sharing != first {
+		return call(k.turn, op.Array{Shape: of.Shape, F32: v})
+	}
+	sums := func(v []float32, of op.Array) []float32 {
+		return call(op.ColumnSum{}, op.Array{Shape: of.Shape, F32: v})
+	}
+	dq := turned(g[:q], in[0], k.turnQuery)
+	put(0, dq)
+	bias := sums(dq, in[0])
+	for i, part := range [][]float32{g[q : q+kv], g[q+kv:]} {
+		if k.sharing == middle || k.sharing == last {
 			op.Accumulate(part, in[6+i].F32)
 		}
-		if k.sharing == last {
-			put(1+i, part)
-		} else {
+		if !k.writes() {
 			x.write(o.in[6+i], part)
+			continue
 		}
+		part = turned(part, in[1], i == 0 && k.turnKey)
+		put(1+i, part)
+		bias = append(bias, sums(part, in[1])...)
+	}
+	if k.bias {
+		put(len(o.out)-1, bias)
 	}
 }
 
@@ -344,6 +356,12 @@ func testModels(t testing.TB) map[string]model.Config {
 	c = owners(plain, "0_0_2")
 	c.KVIntermediateSize = 24
 	list["key value mlp"] = c
+	c = model.Plain(40, 128, 3, 2)
+	list["head size 64"] = c
+	c.KVHeads = 1
+	list["shared, head size 64"] = owners(c, "0_0_0")
+	c.SharedKeyRotary = model.RotaryBefore
+	list["before rotary, head size 64"] = owners(c, "0_0_2")
 	c = plain
 	c.RotaryPct = 0
 	list["no rotary"] = c

@@ -23,7 +23,7 @@ type tableKey struct {
 }
 
 // table is the cosine and sine of every position and pair of channels.
-func (d *device) table(k rotary) (gpu.Ptr, error) {
+func (d *device) table(k op.Rotary) (gpu.Ptr, error) {
 	key := tableKey{k.Length, k.Dims, k.Base}
 	pairs := k.Dims / 2
 	size := int64(k.Length) * int64(pairs) * 8
@@ -58,7 +58,7 @@ func (x *executor) rotate(o *operation, k rotary) error {
 	if k.Inverse {
 		direction = -1
 	}
-	table, err := x.table(k)
+	table, err := x.table(k.Rotary)
 	if err != nil {
 		return err
 	}
@@ -112,20 +112,61 @@ func (x *executor) attentionGrad(o *operation, k attentionGrad) error {
 	if err != nil {
 		return err
 	}
-	args := append([]any{x.ptr(q), x.ptr(key), x.ptr(v), x.ptr(y), x.ptr(dy), x.ptr(lse), x.ptr(delta), x.ptr(dq)}, shape...)
+	table, err := x.turns(k, k.turnQuery)
+	if err != nil {
+		return err
+	}
+	parts := x.biasParts(o, k)
+	args := append([]any{x.ptr(q), x.ptr(key), x.ptr(v), x.ptr(y), x.ptr(dy), x.ptr(lse), x.ptr(delta), x.ptr(dq), table, parts[0]}, shape...)
 	args = append(args, int32(q.stride), int32(key.stride), int32(v.stride), int32(y.stride), int32(dy.stride), int32(dq.stride),
-		attentionScale(k.Attention))
+		partsStride(o, k), attentionScale(k.Attention))
 	if err := x.launch(variant, "attention_backward_query", grid, args...); err != nil {
 		return err
 	}
-	return x.keyValueGrad(o, k, variant, shape)
+	if err := x.keyValueGrad(o, k, variant, shape, parts); err != nil || !k.bias {
+		return err
+	}
+	c, err := x.kernels.constants(variant, "attention_part_rows", 1)
+	if err != nil {
+		return err
+	}
+	return x.addParts(o.temp[1], biasParts(k.Attention, q.rows, int(c[0])), o.out[len(o.out)-1])
 }
 
-func (x *executor) keyValueGrad(o *operation, k attentionGrad, variant variant, shape []any) error {
+// turns is the table of the angles by which a gradient is turned back.
+func (d *device) turns(k attentionGrad, on bool) (gpu.Ptr, error) {
+	if !on {
+		return null, nil
+	}
+	return d.table(k.turn)
+}
+
+// biasParts are the addresses of the sums of rows of dq, dk and dv, which lie side
+// by side.
+func (x *executor) biasParts(o *operation, k attentionGrad) (parts [3]gpu.Ptr) {
+	if !k.bias {
+		return parts
+	}
+	at := x.ptr(o.temp[1])
+	for i, m := range o.out[:len(o.out)-1] {
+		parts[i] = at
+		at += gpu.Ptr(m.cols * 4)
+	}
+	return parts
+}
+
+func partsStride(o *operation, k attentionGrad) int32 {
+	if !k.bias {
+		return 0
+	}
+	return int32(o.temp[1].stride)
+}
+
+func (x *executor) keyValueGrad(o *operation, k attentionGrad, variant variant, shape []any, parts [3]gpu.Ptr) error {
 	q, key, v, lse, dy := o.in[0], o.in[1], o.in[2], o.in[4], o.in[5]
 	var dk, dv, sumk, sumv gpu.Ptr
 	var dkStride, dvStride, sumStride int
-	if len(o.out) == 3 {
+	if k.writes() {
 		dk, dv, dkStride, dvStride = x.ptr(o.out[1]), x.ptr(o.out[2]), o.out[1].stride, o.out[2].stride
 	}
 	if k.sharing != alone {
@@ -135,8 +176,12 @@ func (x *executor) keyValueGrad(o *operation, k attentionGrad, variant variant, 
 	if err != nil {
 		return err
 	}
-	args := append([]any{x.ptr(q), x.ptr(key), x.ptr(v), x.ptr(dy), x.ptr(lse), x.ptr(o.temp[0]), dk, dv, sumk, sumv}, shape...)
+	table, err := x.turns(k, k.turnKey)
+	if err != nil {
+		return err
+	}
+	args := append([]any{x.ptr(q), x.ptr(key), x.ptr(v), x.ptr(dy), x.ptr(lse), x.ptr(o.temp[0]), dk, dv, sumk, sumv, table, parts[1], parts[2]}, shape...)
 	args = append(args, int32(q.stride), int32(key.stride), int32(v.stride), int32(dy.stride),
-		int32(dkStride), int32(dvStride), int32(sumStride), int32(k.sharing), attentionScale(k.Attention))
+		int32(dkStride), int32(dvStride), int32(sumStride), partsStride(o, k), int32(k.sharing), attentionScale(k.Attention))
 	return x.launch(variant, "attention_backward_key_value", grid, args...)
 }

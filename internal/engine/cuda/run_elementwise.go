@@ -41,7 +41,7 @@ func (x *executor) geluGrad(o *operation, k geluGrad) error {
 		x.ptr(dy), x.ptr(m), bias, x.ptr(o.out[0]), parts, int32(m.rows), int32(m.cols)); err != nil || !sums {
 		return err
 	}
-	return x.addParts(o.temp[0], o.out[1])
+	return x.addParts(o.temp[0], o.temp[0].rows, o.out[1])
 }
 
 // sum adds two terms to a first one in each launch.

@@ -78,12 +78,12 @@ func (x *executor) columnSum(o *operation) error {
 		x.ptr(m), x.ptr(parts), int32(m.rows), int32(m.cols), int32(m.stride)); err != nil {
 		return err
 	}
-	return x.addParts(parts, o.out[0])
+	return x.addParts(parts, parts.rows, o.out[0])
 }
 
-// addParts adds the rows of parts to a gradient.
-func (x *executor) addParts(parts, gradient *matrix) error {
+// addParts adds the first rows of parts, count of them, to a gradient.
+func (x *executor) addParts(parts *matrix, count int, gradient *matrix) error {
 	return x.launch(x.linearVariant(), "bias_gradient_add",
 		gpu.Grid{Blocks: [3]int{(parts.cols + 31) / 32}, Threads: [3]int{32, 32}},
-		x.ptr(parts), x.ptr(gradient), int32(parts.rows), int32(parts.cols))
+		x.ptr(parts), x.ptr(gradient), int32(count), int32(parts.cols))
 }

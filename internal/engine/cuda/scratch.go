@@ -1,5 +1,7 @@
 package cuda
 
+import "mlkv/internal/op"
+
 // chunkBytes bounds the logits that exist at a time.
 const chunkBytes = 1 << 30
 
@@ -33,6 +35,16 @@ const (
 	embedChunk = 32   // sorted positions that one block of its sum takes
 )
 
+// leastPartRows is the least number of rows that attention's derivative sums for a
+// part of the gradient of the biases.
+const leastPartRows = 16
+
+// biasParts is the number of those parts; they do not reach from a sequence into
+// the next.
+func biasParts(o op.Attention, rows, partRows int) int {
+	return rows / o.Length * ((o.Length + partRows - 1) / partRows)
+}
+
 // needScratch gives every operation the matrices that its kernels need while
 // they run on a device with the given number of multiprocessors.
 func needScratch(p *program, s sizes, sms int) {
@@ -51,6 +63,9 @@ func needScratch(p *program, s sizes, sms int) {
 			scratch(columnParts(o.in[0].rows, o.in[0].cols, sms), o.in[0].cols, float)
 		case attentionGrad:
 			scratch(o.in[0].rows, k.Heads, float)
+			if k.bias {
+				scratch(biasParts(k.Attention, o.in[0].rows, leastPartRows), o.out[len(o.out)-1].cols, float)
+			}
 		case head, score:
 			n, vocab := o.in[0].rows, o.in[1].rows
 			scratch(chunkRows(n, vocab, s.activation), vocab, activation)

@@ -305,6 +305,28 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
   }
 }
 
+// Columns sums a part of the rows of a gradient at a time, PART_ROWS: those of a
+// warpgroup, whose warps meet at a barrier between add and write. Two areas of
+// shared memory take turns, so that a tile's sums are read before the tile after the
+// next one's are written.
+const int PART_ROWS = 64;
+
+template <int MATRICES> struct Columns {
+  static const int AREA = 4 * D;  // floats of a warpgroup's matrix
+  static const int BYTES = TURNED ? 2 * MATRICES * AREA * 4 : 0;  // of a warpgroup
+  float *shared;
+  int step;  // to the other area
+  __device__ __forceinline__ Columns(char *all, int warpgroup) : shared((float *)(all + warpgroup * BYTES)), step(MATRICES * AREA) {}
+  __device__ __forceinline__ void add(int matrix, const float (&d)[D / 2], float f, int first, int limit, int warp, int lane) {
+    sum_columns(shared + matrix * AREA + warp * D, d, f, first, limit, lane);
+  }
+  __device__ __forceinline__ void write(int matrix, float *to, int thread) {
+    const float *s = shared + matrix * AREA;
+    for (int c = thread; c < D; c += 128) to[c] = (s[c] + s[D + c]) + (s[2 * D + c] + s[3 * D + c]);
+  }
+  __device__ __forceinline__ void next() { shared += step, step = -step; }
+};
+
 // ---- backward: dq ----
 
 struct Query {
@@ -312,12 +334,13 @@ struct Query {
   static const int ROWS = 64 * WARPGROUPS;
   static const int Q_STAGES = HEAD_SIZE <= 128 ? 2 : 1;
   static const int Q_BYTES = tile_bytes<ROWS, D>(), KV_BYTES = tile_bytes<KEYS, D>();
-  static const int SHARED = 1024 + 2 * Q_STAGES * Q_BYTES + 2 * STAGES * KV_BYTES + 256;
+  static const int SHARED = 1024 + 2 * Q_STAGES * Q_BYTES + 2 * STAGES * KV_BYTES + 256 + WARPGROUPS * Columns<1>::BYTES;
 };
 
 extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
-    attention_backward_query(const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *out, const bf16 *dout, const float *lse, float *delta, bf16 *dq, int batch, int length,
-                             int heads, int kv_heads, int q_stride, int k_stride, int v_stride, int out_stride, int dout_stride, int dq_stride, float scale) {
+    attention_backward_query(const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *out, const bf16 *dout, const float *lse, float *delta, bf16 *dq, const float2 *table,
+                             float *parts, int batch, int length, int heads, int kv_heads, int q_stride, int k_stride, int v_stride, int out_stride, int dout_stride, int dq_stride,
+                             int parts_stride, float scale) {
   typedef Query F;
   typedef Turns<F::WARPGROUPS, QUERY_TURNS> Turn;
   const int ROWS = F::ROWS, KEYS = F::KEYS, STAGES = F::STAGES, QS = F::Q_STAGES;
@@ -375,6 +398,7 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
   Ring<STAGES> kr, vr;
   float s[KEYS / 2], dp[KEYS / 2], acc[D / 2];
   uint32 ds[KEYS / 4];
+  Columns<1> columns((char *)(v_empty + STAGES), w);
 
   Turn::start(w);
   for (int i = 0; schedule.get(i, rank, pair); i++) {
@@ -454,7 +478,11 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
       wgmma_wait<0>();
       hold(acc);
       if (lane == 0) barrier_arrive(k_empty + last);
+      turn_back(acc, table, r0 + 16 * warp, length, lane);
+      if (parts) columns.add(0, acc, scale, r0 + 16 * warp, length, warp, lane);
       named_barrier(1 + w, 128);
+      if (parts) columns.write(0, parts + (long long)(b * div_up(length, PART_ROWS) + r0 / PART_ROWS) * parts_stride + h * D, threadIdx.x % 128);
+      columns.next();
       store_rows<ROWS>(dq + (long long)b * length * dq_stride + h * D, dq_stride, r0 + 16 * warp, length, acc, scale, scale, q_tile, 64 * w + 16 * warp, lane);
     }
     if (lane == 0) barrier_arrive(q_empty + qr.stage);
@@ -471,17 +499,8 @@ struct Key {
   static const int KV_STAGES = HEAD_SIZE <= 64 ? 2 : 1;
   static const bool SPLIT = HEAD_SIZE > 128;      // dk and dv by different blocks
   static const int KV_BYTES = tile_bytes<ROWS, D>(), Q_BYTES = tile_bytes<QUERIES, D>();
-  static const int SHARED = 1024 + 2 * KV_STAGES * KV_BYTES + STAGES * (2 * Q_BYTES + 8 * QUERIES) + 256;
+  static const int SHARED = 1024 + 2 * KV_STAGES * KV_BYTES + STAGES * (2 * Q_BYTES + 8 * QUERIES) + 256 + WARPGROUPS * Columns<2>::BYTES;
 };
-
-// put_gradient writes a warp's 16 rows of a gradient, or adds them to the sum
-// over the layers that share the keys and values.
-template <int ROWS> __device__ __forceinline__ void put_gradient(int mode, bf16 *to, float *sum, int to_stride, int sum_stride, int first, int limit, float (&d)[D / 2], float f,
-                                                                char *tile, int row, int lane) {
-  if (!add_to_sum(mode, sum, sum_stride, first, limit, d, f, lane)) return;
-  if (mode == GRADIENT_FINISH) f = 1;
-  store_rows<ROWS>(to, to_stride, first, limit, d, f, f, tile, row, lane);
-}
 
 template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer(const KeyArguments &a, const Schedule &schedule, char *k_tiles, char *v_tiles, char *q_tiles,
                                                                                 char *g_tiles, float *rows, Barrier *kv_full, Barrier *kv_empty, Barrier *full, Barrier *empty,
@@ -497,6 +516,7 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
   int rank, pair;
   float s[QUERIES / 2], dp[WANT_K ? QUERIES / 2 : 1], dk[WANT_K ? D / 2 : 1], dv[WANT_V ? D / 2 : 1];
   uint32 p[QUERIES / 4], ds[WANT_K ? QUERIES / 4 : 1];
+  Columns<2> columns((char *)(empty + STAGES), w);
 
   Turn::start(w);
   for (int i = 0; schedule.get(i, rank, pair); i++) {
@@ -609,14 +629,31 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
     if (last >= 0 && lane == 0) barrier_arrive(empty + last);
     if (c0 < length) {
       const long long row = (long long)b * length;
-      const int head = g * D, tile_row = 64 * w + 16 * warp;
-      named_barrier(1 + w, 128);
+      const int head = g * D, tile_row = 64 * w + 16 * warp, at = c0 + 16 * warp;
+      const float f = a.mode == GRADIENT_FINISH ? 1 : a.scale;  // of dk
+      bool write = false;
+      if constexpr (WANT_V) {
+        write = add_to_sum(a.mode, a.dv_sum + row * a.sum_stride + head, a.sum_stride, at, length, dv, 1, lane);
+        if (write && a.dv_parts) columns.add(0, dv, 1, at, length, warp, lane);
+      }
+      if constexpr (WANT_K) {
+        write = add_to_sum(a.mode, a.dk_sum + row * a.sum_stride + head, a.sum_stride, at, length, dk, a.scale, lane);
+        if (write) turn_back(dk, a.table, at, length, lane);
+        if (write && a.dk_parts) columns.add(1, dk, f, at, length, warp, lane);
+      }
+      named_barrier(1 + w, 128);  // every warp's products have read the keys and values
+      const long long part = (long long)(b * div_up(length, PART_ROWS) + c0 / PART_ROWS) * a.parts_stride + head;
       if constexpr (WANT_V)
-        put_gradient<ROWS>(a.mode, a.dv + row * a.dv_stride + head, a.dv_sum + row * a.sum_stride + head, a.dv_stride, a.sum_stride, c0 + 16 * warp, length, dv, 1, v_tile, tile_row,
-                           lane);
+        if (write) {
+          if (a.dv_parts) columns.write(0, a.dv_parts + part, threadIdx.x % 128);
+          store_rows<ROWS>(a.dv + row * a.dv_stride + head, a.dv_stride, at, length, dv, 1, 1, v_tile, tile_row, lane);
+        }
       if constexpr (WANT_K)
-        put_gradient<ROWS>(a.mode, a.dk + row * a.dk_stride + head, a.dk_sum + row * a.sum_stride + head, a.dk_stride, a.sum_stride, c0 + 16 * warp, length, dk, a.scale, k_tile,
-                           tile_row, lane);
+        if (write) {
+          if (a.dk_parts) columns.write(1, a.dk_parts + part, threadIdx.x % 128);
+          store_rows<ROWS>(a.dk + row * a.dk_stride + head, a.dk_stride, at, length, dk, f, f, k_tile, tile_row, lane);
+        }
+      columns.next();
     }
     if (lane == 0) barrier_arrive(kv_empty + kvr.stage);
     kvr.next();
@@ -625,8 +662,8 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
 
 extern "C" __global__ void __launch_bounds__((Key::WARPGROUPS + 1) * 128, 1)
     attention_backward_key_value(const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *dout, const float *lse, const float *delta, bf16 *dk, bf16 *dv, float *dk_sum,
-                                 float *dv_sum, int batch, int length, int heads, int kv_heads, int q_stride, int k_stride, int v_stride, int dout_stride, int dk_stride,
-                                 int dv_stride, int sum_stride, int mode, float scale) {
+                                 float *dv_sum, const float2 *table, float *dk_parts, float *dv_parts, int batch, int length, int heads, int kv_heads, int q_stride, int k_stride,
+                                 int v_stride, int dout_stride, int dk_stride, int dv_stride, int sum_stride, int parts_stride, int mode, float scale) {
   typedef Key F;
   const int ROWS = F::ROWS, QUERIES = F::QUERIES, STAGES = F::STAGES, KS = F::KV_STAGES;
   char *shared = aligned_shared();
@@ -681,7 +718,7 @@ extern "C" __global__ void __launch_bounds__((Key::WARPGROUPS + 1) * 128, 1)
     }
   } else {
   more_registers<Registers<F::WARPGROUPS>::consumer>();
-  const KeyArguments a = {q, k, v, dout, lse, delta, dk, dv, dk_sum, dv_sum, batch, length, heads, kv_heads, q_stride, k_stride, v_stride, dout_stride, dk_stride, dv_stride, sum_stride, mode, scale};
+  const KeyArguments a = {q, k, v, dout, lse, delta, dk, dv, dk_sum, dv_sum, table, dk_parts, dv_parts, batch, length, heads, kv_heads, q_stride, k_stride, v_stride, dout_stride, dk_stride, dv_stride, sum_stride, parts_stride, mode, scale};
   if constexpr (!F::SPLIT)
     key_consumer<true, true>(a, schedule, k_tiles, v_tiles, q_tiles, g_tiles, rows, kv_full, kv_empty, full, empty, warpgroup - 1);
   else if (blockIdx.y == 0)
@@ -698,3 +735,5 @@ extern "C" __constant__ const int attention_launch[3][4] = {
     {(Query::WARPGROUPS + 1) * 128, Query::SHARED, Query::ROWS, 1},
     {(Key::WARPGROUPS + 1) * 128, Key::SHARED, Key::ROWS, Key::SPLIT ? 2 : 1},
 };
+// Rows that the backward kernels sum for a part of the gradient of the biases.
+extern "C" __constant__ const int attention_part_rows[1] = {PART_ROWS};

@@ -162,6 +162,10 @@ const int SHARED_FORWARD = 1024 + tile_size<ROWS>() + 2 * tile_size<OTHERS>() + 
 const int SHARED_BACKWARD = 1024 + 2 * tile_size<ROWS>() + 2 * tile_size<OTHERS>() + STAGE_BYTES + 8 * OTHERS;
 const bool SPLIT = D > 128;
 
+// Every warp's rows are a part of the gradient of the biases.
+const int PART_ROWS = 16;
+__device__ __forceinline__ long long part_of(int b, int first, int length) { return b * div_up(length, PART_ROWS) + first / PART_ROWS; }
+
 extern "C" __global__ void __launch_bounds__(BLOCK)
     attention_forward(const element *q, const element *k, const element *v, element *out, float *lse, int batch, int length, int heads, int kv_heads, int q_stride, int k_stride,
                       int v_stride, int out_stride, float scale) {
@@ -228,8 +232,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    attention_backward_query(const element *q, const element *k, const element *v, const element *out, const element *dout, const float *lse, float *delta, element *dq, int batch,
-                             int length, int heads, int kv_heads, int q_stride, int k_stride, int v_stride, int out_stride, int dout_stride, int dq_stride, float scale) {
+    attention_backward_query(const element *q, const element *k, const element *v, const element *out, const element *dout, const float *lse, float *delta, element *dq,
+                             const float2 *table, float *parts, int batch, int length, int heads, int kv_heads, int q_stride, int k_stride, int v_stride, int out_stride,
+                             int dout_stride, int dq_stride, int parts_stride, float scale) {
   char *shared = aligned_shared();
   const Tile q_tile = tile_at(shared), g_tile = tile_at(shared + tile_size<ROWS>());
   const Tile k_tile = tile_at(shared + 2 * tile_size<ROWS>()), v_tile = tile_at(shared + 2 * tile_size<ROWS>() + tile_size<OTHERS>());
@@ -274,13 +279,19 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
       const Operand<OTHERS> ds(s, stage, lane);
       add_product<OTHERS>(d, ds, k_tile, lane);
     }
-    put_rows(dq + start * dq_stride + h * D, dq_stride, first + 16 * warp, length, d, scale, scale, lane);
+    const int at = first + 16 * warp;
+    turn_back(d, table, at, length, lane);
+    if (parts && at < length) sum_columns(parts + part_of(b, at, length) * parts_stride + h * D, d, scale, at, length, lane);
+    put_rows(dq + start * dq_stride + h * D, dq_stride, at, length, d, scale, scale, lane);
   }
 }
 
-__device__ __forceinline__ void put_gradient(int mode, element *to, float *sum, int to_stride, int sum_stride, int first, int limit, float (&d)[D / 2], float f, int lane) {
+__device__ __forceinline__ void put_gradient(int mode, element *to, float *sum, float *parts, const float2 *table, int to_stride, int sum_stride, int first, int limit,
+                                             float (&d)[D / 2], float f, int lane) {
   if (!add_to_sum(mode, sum, sum_stride, first, limit, d, f, lane)) return;
   if (mode == GRADIENT_FINISH) f = 1;
+  turn_back(d, table, first, limit, lane);
+  if (parts && first < limit) sum_columns(parts, d, f, first, limit, lane);
   put_rows(to, to_stride, first, limit, d, f, f, lane);
 }
 
@@ -339,18 +350,21 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_value(co
         }
       }
     const int at = first + 16 * warp;
+    const long long part = part_of(b, at, length) * a.parts_stride + g * D;
     if constexpr (WANT_V)
-      put_gradient(a.mode, a.dv + start * a.dv_stride + g * D, a.dv_sum + start * a.sum_stride + g * D, a.dv_stride, a.sum_stride, at, length, dv, 1, lane);
+      put_gradient(a.mode, a.dv + start * a.dv_stride + g * D, a.dv_sum + start * a.sum_stride + g * D, a.dv_parts ? a.dv_parts + part : 0, 0, a.dv_stride, a.sum_stride, at,
+                   length, dv, 1, lane);
     if constexpr (WANT_K)
-      put_gradient(a.mode, a.dk + start * a.dk_stride + g * D, a.dk_sum + start * a.sum_stride + g * D, a.dk_stride, a.sum_stride, at, length, dk, a.scale, lane);
+      put_gradient(a.mode, a.dk + start * a.dk_stride + g * D, a.dk_sum + start * a.sum_stride + g * D, a.dk_parts ? a.dk_parts + part : 0, a.table, a.dk_stride, a.sum_stride, at,
+                   length, dk, a.scale, lane);
   }
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
     attention_backward_key_value(const element *q, const element *k, const element *v, const element *dout, const float *lse, const float *delta, element *dk, element *dv,
-                                 float *dk_sum, float *dv_sum, int batch, int length, int heads, int kv_heads, int q_stride, int k_stride, int v_stride, int dout_stride,
-                                 int dk_stride, int dv_stride, int sum_stride, int mode, float scale) {
-  const KeyArguments a = {q, k, v, dout, lse, delta, dk, dv, dk_sum, dv_sum, batch, length, heads, kv_heads, q_stride, k_stride, v_stride, dout_stride, dk_stride, dv_stride, sum_stride, mode, scale};
+                                 float *dk_sum, float *dv_sum, const float2 *table, float *dk_parts, float *dv_parts, int batch, int length, int heads, int kv_heads,
+                                 int q_stride, int k_stride, int v_stride, int dout_stride, int dk_stride, int dv_stride, int sum_stride, int parts_stride, int mode, float scale) {
+  const KeyArguments a = {q, k, v, dout, lse, delta, dk, dv, dk_sum, dv_sum, table, dk_parts, dv_parts, batch, length, heads, kv_heads, q_stride, k_stride, v_stride, dout_stride, dk_stride, dv_stride, sum_stride, parts_stride, mode, scale};
   if constexpr (!SPLIT)
     key_value<true, true>(a);
   else if (blockIdx.y == 0)
@@ -364,3 +378,5 @@ extern "C" __constant__ const int attention_launch[3][4] = {
     {BLOCK, SHARED_BACKWARD, ROWS, 1},
     {BLOCK, SHARED_BACKWARD, ROWS, SPLIT ? 2 : 1},
 };
+// Rows that the backward kernels sum for a part of the gradient of the biases.
+extern "C" __constant__ const int attention_part_rows[1] = {PART_ROWS};

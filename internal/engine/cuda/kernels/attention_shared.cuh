@@ -92,11 +92,62 @@ __device__ __forceinline__ bool add_to_sum(int mode, float *sum, int stride, int
   return mode == GRADIENT_FINISH;
 }
 
+// TURNED is the number of pairs of channels that the backward kernels turn back by
+// themselves where the rotary embedding takes a quarter of a head; 0: the size is not
+// one at which a thread holds both channels of a pair.
+const int TURNED = D % 64 == 0 ? D / 8 : 0;
+
+// turn_back turns a warp's 16 rows of a gradient by minus the angles of rotary_table
+// (null: not).
+__device__ __forceinline__ void turn_back(float (&d)[D / 2], const float2 *table, int first, int limit, int lane) {
+  if (TURNED == 0 || !table) return;
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const int row = first + lane / 4 + 8 * r;
+    if (row >= limit) continue;
+    const float4 *line = (const float4 *)(table + (long long)row * TURNED) + (lane & 3);
+#pragma unroll
+    for (int j = 0; j < TURNED / 8; j++) {
+      const float4 w = line[4 * j];  // cosine and sine of two pairs
+      float &p0 = d[4 * j + 2 * r], &p1 = d[4 * j + 2 * r + 1], &q0 = d[4 * (j + TURNED / 8) + 2 * r], &q1 = d[4 * (j + TURNED / 8) + 2 * r + 1];
+      const float x0 = p0, x1 = p1;
+      p0 = x0 * w.x + q0 * w.y, q0 = q0 * w.x - x0 * w.y;
+      p1 = x1 * w.z + q1 * w.w, q1 = q1 * w.z - x1 * w.w;
+    }
+  }
+}
+
+// halve leaves each of two lanes the sums of half of both lanes' values.
+template <int N, int BIT> __device__ __forceinline__ void halve(float *v, int lane) {
+  const bool upper = lane & BIT;
+#pragma unroll
+  for (int i = 0; i < N / 2; i++) {
+    const float give = upper ? v[i] : v[i + N / 2], keep = upper ? v[i + N / 2] : v[i];
+    v[i] = keep + __shfl_xor_sync(~0u, give, BIT);
+  }
+}
+
+// sum_columns writes the sums over a warp's 16 rows of d, times f, to line [D].
+__device__ __forceinline__ void sum_columns(float *line, const float (&d)[D / 2], float f, int first, int limit, int lane) {
+  if constexpr (TURNED > 0) {
+    const float f0 = first + lane / 4 < limit ? f : 0, f1 = first + lane / 4 + 8 < limit ? f : 0;
+    float v[D / 4];
+#pragma unroll
+    for (int i = 0; i < D / 4; i++) v[i] = d[i / 2 * 4 + (i & 1)] * f0 + d[i / 2 * 4 + 2 + (i & 1)] * f1;
+    halve<D / 4, 16>(v, lane), halve<D / 8, 8>(v, lane), halve<D / 16, 4>(v, lane);
+    const int block = (lane >> 4) * (D / 16) + (lane >> 3 & 1) * (D / 32) + (lane >> 2 & 1) * (D / 64);  // of 8 columns
+#pragma unroll
+    for (int i = 0; i < D / 32; i += 2) *(float2 *)(line + (block + i / 2) * 8 + (lane & 3) * 2) = make_float2(v[i], v[i + 1]);
+  }
+}
+
 struct KeyArguments {
   const element *q, *k, *v, *dout;
   const float *lse, *delta;
   element *dk, *dv;
   float *dk_sum, *dv_sum;
-  int batch, length, heads, kv_heads, q_stride, k_stride, v_stride, dout_stride, dk_stride, dv_stride, sum_stride, mode;
+  const float2 *table;
+  float *dk_parts, *dv_parts;
+  int batch, length, heads, kv_heads, q_stride, k_stride, v_stride, dout_stride, dk_stride, dv_stride, sum_stride, parts_stride, mode;
   float scale;
 };

@@ -19,6 +19,7 @@ class Attention:
         self.m = Module("attention.cu", f"HEAD_SIZE={head_size}", f"STORAGE={storage}", *defines)
         c = self.m.constant("attention_launch", 12)
         self.config = [c[0:4], c[4:8], c[8:12]]
+        self.part_rows, = self.m.constant("attention_part_rows", 1)
         self.sms = torch.cuda.get_device_properties(0).multi_processor_count
 
     def launch(self, which, name, pairs, length, *args):
@@ -30,13 +31,38 @@ class Attention:
         self.launch(0, "attention_forward", batch * heads, length, q, k, v, out, lse, batch, length, heads, kv, q.stride(0), k.stride(0), v.stride(0), out.stride(0),
                     1 / math.sqrt(self.d))
 
-    def query(self, q, k, v, out, dout, lse, delta, dq, batch, length, heads, kv):
-        self.launch(1, "attention_backward_query", batch * heads, length, q, k, v, out, dout, lse, delta, dq, batch, length, heads, kv, q.stride(0), k.stride(0), v.stride(0),
-                    out.stride(0), dout.stride(0), dq.stride(0), 1 / math.sqrt(self.d))
+    def query(self, q, k, v, out, dout, lse, delta, dq, batch, length, heads, kv, table=None, parts=None):
+        self.launch(1, "attention_backward_query", batch * heads, length, q, k, v, out, dout, lse, delta, dq, table, parts, batch, length, heads, kv, q.stride(0), k.stride(0),
+                    v.stride(0), out.stride(0), dout.stride(0), dq.stride(0), stride(parts), 1 / math.sqrt(self.d))
 
-    def key(self, q, k, v, dout, lse, delta, dk, dv, sums, mode, batch, length, heads, kv):
-        self.launch(2, "attention_backward_key_value", batch * kv, length, q, k, v, dout, lse, delta, dk, dv, sums[0], sums[1], batch, length, heads, kv, q.stride(0),
-                    k.stride(0), v.stride(0), dout.stride(0), dk.stride(0), dv.stride(0), sums[0].stride(0) if sums[0] is not None else 0, mode, 1 / math.sqrt(self.d))
+    def key(self, q, k, v, dout, lse, delta, dk, dv, sums, mode, batch, length, heads, kv, table=None, parts=(None, None)):
+        self.launch(2, "attention_backward_key_value", batch * kv, length, q, k, v, dout, lse, delta, dk, dv, sums[0], sums[1], table, parts[0], parts[1], batch, length, heads, kv,
+                    q.stride(0), k.stride(0), v.stride(0), dout.stride(0), dk.stride(0), dv.stride(0), stride(sums[0]), stride(parts[0]), mode, 1 / math.sqrt(self.d))
+
+    def turns(self):
+        """Whether the backward kernels turn gradients back and sum their rows."""
+        return self.d % 64 == 0
+
+    def parts(self, batch, length, width):
+        return poison(batch * -(-length // self.part_rows), width, dtype=torch.float32)
+
+
+def stride(x):
+    return 0 if x is None else x.stride(0)
+
+
+def rotary_table(length, pairs):
+    angle = torch.arange(length, device="cuda")[:, None] * 10000.0 ** (-torch.arange(pairs, device="cuda") / pairs)
+    return torch.stack((angle.cos(), angle.sin()), -1).float().contiguous()
+
+
+def turned_back(x, batch, length, d):
+    """x [batch * length, heads * d] turned by minus the angles of a quarter of each head."""
+    p, pairs = x.double().reshape(batch, length, -1, d).clone(), d // 8
+    w = rotary_table(length, pairs).double()[:, None]
+    a, b = p[..., :pairs].clone(), p[..., pairs:2 * pairs].clone()
+    p[..., :pairs], p[..., pairs:2 * pairs] = a * w[..., 0] + b * w[..., 1], b * w[..., 0] - a * w[..., 1]
+    return p.reshape(batch * length, -1)
 
 
 def reference(q, k, v, dout, batch, length, heads, kv, d):
@@ -88,6 +114,31 @@ def check(report, a, batch, length, heads, kv):
         report.check(f"attention_backward sum {name}", tag, e, tol * 2 if length > 64 else small)
 
 
+    if a.turns():
+        check_turned(report, a, tag, (q, k, v, out, dout, lse, delta), dqkv, ref, size, tol * 2 if length > 64 else small)
+
+
+def check_turned(report, a, tag, inputs, dqkv, ref, size, tol):
+    """Gradients turned back, and the sums of their rows, in all ways of writing keys and values."""
+    q, k, v, out, dout, lse, delta = inputs
+    batch, length, heads, kv = size
+    d = a.d
+    split = heads * d, (heads + kv) * d
+    table = rotary_table(length, d // 8)
+    want = [turned_back(ref[2], batch, length, d), turned_back(ref[3], batch, length, d), ref[4]]
+    for mode in (WRITE, FINISH):
+        dqkv.fill_(float("nan"))
+        parts = a.parts(batch, length, dqkv.shape[1])
+        dq, dk, dv = dqkv[:, :split[0]], dqkv[:, split[0]:split[1]], dqkv[:, split[1]:]
+        sums = [torch.zeros(batch * length, kv * d, device="cuda") for _ in range(2)] if mode == FINISH else (None, None)
+        a.query(q, k, v, out, dout, lse, delta, dq, *size, table, parts[:, :split[0]])
+        a.key(q, k, v, dout, lse, delta, dk, dv, sums, mode, *size, table, (parts[:, split[0]:split[1]], parts[:, split[1]:]))
+        for name, x, r in zip(("dq", "dk", "dv"), (dq, dk, dv), want):
+            e = ((x.double() - r).norm() / torch.maximum(r.norm(), ref[4].norm() * 1e-3)).item()
+            report.check(f"attention_backward turned {name}", tag, e, tol)
+        report.check("attention_backward bias", tag, error(parts.double().sum(0), dqkv.double().sum(0)), 2e-2 if a.dtype == torch.bfloat16 else 1e-5)
+
+
 def check_repeat(report, a, batch=4, length=777, heads=12, kv=4):
     """The same bits every time."""
     d, n = a.d, batch * length
@@ -119,8 +170,10 @@ class Ours:
         out, dout = torch.empty(n, heads * d, device="cuda", dtype=a.dtype), torch.randn(n, heads * d, device="cuda").to(a.dtype)
         lse, delta = (torch.empty(batch * heads, length, device="cuda") for _ in range(2))
         size = batch, length, heads, kv
-        self.runs = {"forward": lambda: a.forward(q, k, v, out, lse, *size), "dq": lambda: a.query(q, k, v, out, dout, lse, delta, dq, *size),
-                     "dkdv": lambda: a.key(q, k, v, dout, lse, delta, dk, dv, (None, None), WRITE, *size)}
+        table, parts = (rotary_table(length, d // 8), a.parts(batch, length, qkv.shape[1])) if a.turns() else (None, None)
+        columns = (parts[:, heads * d:(heads + kv) * d], parts[:, (heads + kv) * d:]) if a.turns() else (None, None)
+        self.runs = {"forward": lambda: a.forward(q, k, v, out, lse, *size), "dq": lambda: a.query(q, k, v, out, dout, lse, delta, dq, *size, table, parts),
+                     "dkdv": lambda: a.key(q, k, v, dout, lse, delta, dk, dv, (None, None), WRITE, *size, table, columns)}
 
 
 class Peer:
@@ -145,7 +198,7 @@ def flops(d, batch, length, heads):
     return 4 * batch * heads * length * length * d / 2
 
 
-def compare(d, batch, length, heads, kv, variants=((),), rounds=4):
+def compare(d, batch, length, heads, kv, variants=((),), rounds=4, quiet=False):
     """Times everything in turn, several rounds, since the clock moves with the heat."""
     rows = []
     for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
@@ -164,28 +217,31 @@ def compare(d, batch, length, heads, kv, variants=((),), rounds=4):
             for run, f in x.runs.items():
                 times[name, run].append(median_ms(f, 6, 1))
     fl = flops(d, batch, length, heads)
-    best = {}
+    best, result = {}, {}
     for name, x in rows:
         t = {run: sorted(times[name, run])[rounds // 2] for run in x.runs}
         if "dq" in t:
             t["backward"] = t["dq"] + t["dkdv"]
+        result[name] = t
+        if quiet:
+            continue
         ratio = " ".join(f"{p}: {best[p][0] / t['forward']:.2f}x {best[p][1] / t['backward']:.2f}x" for p in best if name.startswith("ours"))
         if name.startswith("torch"):
             best[name[6:]] = t["forward"], t["backward"]
         parts = f" (dq {t['dq']:.3f} dkdv {t['dkdv']:.3f})" if "dq" in t else ""
         print(f"d{d} b{batch} t{length} h{heads}/{kv} forward {t['forward']:.3f} ms {fl / t['forward'] / 1e9:.0f} TFLOP/s backward {t['backward']:.3f} ms "
               f"{2.5 * fl / t['backward'] / 1e9:.0f}{parts} {ratio} {name}", flush=True)
+    return result
 
 
 def ceilings():
+    """The copy's rate in bytes/s and a bf16 product's in operations/s."""
     x = torch.randn(1 << 30, device="cuda", dtype=torch.bfloat16)
     y = torch.empty_like(x)
-    t = median_ms(lambda: y.copy_(x))
-    print(f"copy {4 * x.numel() / t / 1e9:.2f} TB/s")
+    copy = 4e3 * x.numel() / median_ms(lambda: y.copy_(x))
     del x, y
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    t = median_ms(lambda: a @ b)
-    print(f"bf16 8192^3 {2 * 8192**3 / t / 1e9:.0f} TFLOP/s", flush=True)
+    return copy, 2e3 * 8192**3 / median_ms(lambda: a @ b)
 
 
 def shapes():
@@ -221,7 +277,8 @@ def main():
                 raise
         report.show()
     if a.time:
-        ceilings()
+        copy, product = ceilings()
+        print(f"copy {copy / 1e12:.2f} TB/s, bf16 8192^3 {product / 1e12:.0f} TFLOP/s", flush=True)
         compare(64, 32, 2048, 12, 12, [()] + [tuple(v.split(",")) for v in a.variant])
     if a.shapes:
         for kv in (6, 4, 3, 2, 1):
