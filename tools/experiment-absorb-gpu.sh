@@ -15,7 +15,6 @@ mlkv=$(realpath "$1") corpus=$(realpath "$2") tokenizer=$(realpath "$3")
 mkdir -p "$4"
 work=$(realpath "$4")
 limit=${LIMIT:-570} size=${SIZE:-pythia-160m} rows=${ROWS:-24} length=${LENGTH:-2048} steps=${STEPS:-163}
-cd "$(dirname "$0")/.."
 
 say() { printf '[%3d s] %s\n' "$SECONDS" "$*" >&2; }
 
@@ -32,7 +31,7 @@ uptrain() {
 	local out=$1
 	shift
 	"$mlkv" uptrain "$@" --out "$out" --train "$work/data" --heldout "$work/heldout" --rows "$rows" --micro-rows "$rows" \
-		--checkpoint-every 0 --set uptrain.log_every=10 --set uptrain.tensorboard=false >"$out.log" 2>&1 ||
+		--checkpoint-every 0 --set uptrain.log_every=10 --set uptrain.tensorboard=false >"$out.log" 2>&1 </dev/null ||
 		{ tail -5 "$out.log" >&2; return 1; }
 	rm -rf "$out/checkpoints"
 }
@@ -51,15 +50,16 @@ convert() {
 }
 
 absorb=(--start absorb --calibration "$work/data" --calibration-rows "${CALIBRATION_ROWS:-16}")
-best=(${BEST:---absorb-weighted})
 rate=${RATE:-2e-4}
 conversions() {
 	convert mlkv-48 4 12
 	convert mlkv-6 6 1
 	convert mlkv-2 2 1
-	convert mlkv-6-absorb 6 1 "${absorb[@]}" "${best[@]}"
-	convert mlkv-2-absorb 2 1 "${absorb[@]}" "${best[@]}"
-	convert mlkv-6-plain 6 1 "${absorb[@]}"
+	convert mlkv-6-absorb 6 1 "${absorb[@]}"
+	convert mlkv-2-absorb 2 1 "${absorb[@]}"
+	convert mlkv-6-weighted 6 1 "${absorb[@]}" --absorb-weighted
+	convert mlkv-6-refit 6 1 "${absorb[@]}" --absorb-refit 2
+	convert mlkv-48-absorb 4 12 "${absorb[@]}"
 }
 
 table=()
@@ -113,19 +113,22 @@ while read -r name start from peak distill; do
 	say "${table[-1]}"
 	rm -rf "$out"
 done <<-LIST
-	MHA-144 -       base/model    6e-4    0
-	MLKV-48 pooling mlkv-48       6e-4    0
-	MLKV-6  pooling mlkv-6        6e-4    0
-	MLKV-6  absorb  mlkv-6-absorb $rate   0.5
-	MLKV-6  absorb  mlkv-6-absorb $rate   0
-	MLKV-2  pooling mlkv-2        6e-4    0
-	MLKV-2  absorb  mlkv-2-absorb $rate   0.5
-	MLKV-2  absorb  mlkv-2-absorb $rate   0
-	MHA-144 -       base/model    $rate   0
-	MLKV-6  absorb  mlkv-6-absorb 6e-4    0
-	MLKV-6  plain   mlkv-6-plain  $rate   0.5
-	MHA-144 -       base/model    $rate   0.5
-	${MORE:-}
+	MHA-144 -        base/model      6e-4    0
+	MLKV-48 pooling  mlkv-48         6e-4    0
+	MLKV-6  pooling  mlkv-6          6e-4    0
+	MLKV-6  absorb   mlkv-6-absorb   $rate   0.9
+	MLKV-6  absorb   mlkv-6-absorb   $rate   0
+	MLKV-2  pooling  mlkv-2          6e-4    0
+	MLKV-2  absorb   mlkv-2-absorb   $rate   0.9
+	MLKV-2  absorb   mlkv-2-absorb   $rate   0
+	MHA-144 -        base/model      $rate   0
+	MLKV-6  absorb   mlkv-6-absorb   4e-4    0.9
+	MLKV-6  absorb   mlkv-6-absorb   $rate   0.5
+	MHA-144 -        base/model      $rate   0.9
+	MLKV-6  weighted mlkv-6-weighted $rate   0.9
+	MLKV-6  absorb   mlkv-6-absorb   6e-4    0
+	MLKV-6  refit    mlkv-6-refit    $rate   0.9
+	MLKV-48 absorb   mlkv-48-absorb  $rate   0.9
 LIST
 wait
 for f in "$work"/*.seconds; do say "$(basename "$f" .seconds): converted in $(cat "$f") s"; done
