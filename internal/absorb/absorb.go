@@ -81,6 +81,17 @@ func kept(src, dst model.Config, owner int) bool {
 	return src.KVHeads == dst.KVHeads && len(sourceLayers(src, dst, owner)) == 1
 }
 
+// Shares reports whether dst has any head that stands for several of src. A
+// conversion without one needs no fit.
+func Shares(src, dst model.Config) bool {
+	for _, owner := range dst.Owner.List() {
+		if !kept(src, dst, owner) {
+			return true
+		}
+	}
+	return false
+}
+
 // Check reports why src cannot be converted to dst by absorption. Errors carry
 // ui.ExitUsage. Groups of dst must put groups of src together.
 func Check(src, dst model.Config) error {

@@ -12,6 +12,7 @@ import (
 
 	"mlkv/internal/blas"
 	"mlkv/internal/checkpoint"
+	"mlkv/internal/engine"
 	"mlkv/internal/model"
 	"mlkv/internal/tokenizer"
 	"mlkv/internal/ui"
@@ -150,7 +151,12 @@ func TestAbsorbKeepsHeads(t *testing.T) {
 	dir, sum := tokenized(t)
 	calibration := shard(t, sum, randomRows(64)...)
 	want := converted(t, dir, Options{})
-	equalModels(t, converted(t, dir, absorbing(dir, calibration)), want, 0)
+	unshared := absorbing(dir, calibration)
+	unshared.Observer = func() (engine.Engine, error) {
+		t.Error("the calibration runs though no head is shared")
+		return onCPU()
+	}
+	equalModels(t, converted(t, dir, unshared), want, 0)
 	o := absorbing(dir, calibration)
 	o.LayerMap, o.Grow = "0_1_2_3_4_4", "none"
 	got := converted(t, dir, o)

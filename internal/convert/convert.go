@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	"mlkv/internal/absorb"
 	"mlkv/internal/checkpoint"
 	"mlkv/internal/engine"
 	"mlkv/internal/model"
@@ -100,7 +101,7 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 		return err
 	}
 	var absorbed *Absorbed
-	if o.Start == "absorb" {
+	if o.Start == "absorb" && absorb.Shares(p.src, p.dst) {
 		if absorbed, err = absorbHeads(ctx, src, p, o, record, s); err != nil {
 			return err
 		}
