@@ -1,6 +1,7 @@
 package config
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -16,14 +17,20 @@ import (
 const shipped = "../../configs"
 
 func TestShippedFilesLoad(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(shipped, "*.yaml"))
-	if err != nil || len(files) < 13 {
-		t.Fatalf("found %d files in %s: %v", len(files), shipped, err)
-	}
-	for _, f := range files {
-		if _, err := Resolve(Sources{File: f}); err != nil {
+	found := 0
+	err := filepath.WalkDir(shipped, func(path string, _ fs.DirEntry, err error) error {
+		// base-model.yaml is the shape of a model, for mlkv init.
+		if err != nil || filepath.Ext(path) != ".yaml" || filepath.Base(path) == "base-model.yaml" {
+			return err
+		}
+		found++
+		if _, err := Resolve(Sources{File: path}); err != nil {
 			t.Errorf("%v", err)
 		}
+		return nil
+	})
+	if err != nil || found < 26 {
+		t.Errorf("found %d files in %s: %v", found, shipped, err)
 	}
 }
 
@@ -72,9 +79,33 @@ func TestPaperRows(t *testing.T) {
 		if c.Uptrain.Steps != 102366 || c.Uptrain.Rows != 24 || c.Uptrain.LearningRate != 6e-4 || c.Uptrain.WarmupRatio != 0.2 {
 			t.Errorf("%s.yaml: recipe %+v departs from the paper's", row.file, c.Uptrain)
 		}
+		if row.file != "reproduce" {
+			testBestRow(t, row.file, c)
+		}
 		if want := filepath.Join("runs", row.file); row.file != "reproduce" && c.Work != want {
 			t.Errorf("%s.yaml: work is %s, want %s", row.file, c.Work, want)
 		}
+	}
+}
+
+// testBestRow compares the row of configs/best with the paper's: the same heads
+// and data, learnt from the base.
+func testBestRow(t *testing.T, file string, paper Resolved) {
+	best, err := Resolve(Sources{File: filepath.Join(shipped, "best", file+".yaml")})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if best.Convert.KVLayers != paper.Convert.KVLayers || best.Convert.KVHeads != paper.Convert.KVHeads ||
+		best.Base != paper.Base || !slices.Equal(best.Data.Train, paper.Data.Train) || !strings.HasPrefix(best.Name, paper.Name) {
+		t.Errorf("best/%s.yaml: %s of %s with %d x %d, on %v, departs from %s", file, best.Name, best.Base,
+			best.Convert.KVLayers, best.Convert.KVHeads, best.Data.Train, paper.Name)
+	}
+	if best.Convert.Start != "absorb" || !slices.Equal(best.Convert.Calibration.Path, best.Data.Train) || best.Uptrain.Distill.Weight == 0 {
+		t.Errorf("best/%s.yaml: start %s on %v, divergence of weight %g", file, best.Convert.Start, best.Convert.Calibration.Path, best.Uptrain.Distill.Weight)
+	}
+	if want := filepath.Join("runs", "best", file); best.Work != want {
+		t.Errorf("best/%s.yaml: work is %s, want %s", file, best.Work, want)
 	}
 }
 
