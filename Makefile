@@ -44,6 +44,17 @@ lint: ## formatting and vet, with and without CUDA
 demo: build ## convert, uptrain and evaluate six rows of the small base
 	tools/demo.sh $(MLKV) runs/demo
 
+.PHONY: absorb-rows
+absorb-rows: build ## absorption beside mean pooling on five rows of the small base
+	tools/absorb-rows.sh $(MLKV) runs/absorb-rows
+
+.PHONY: absorb-time
+absorb-time: build ## time and memory of absorption for nine rows of Pythia-160M's shape
+	rm -rf runs/absorb-time && mkdir -p runs/absorb-time
+	$(MLKV) init pythia-160m --tokenizer ../shared/data/tokenizer/20B_tokenizer.json --out runs/absorb-time/model
+	$(MLKV) prepare --tokenizer ../shared/data/tokenizer/20B_tokenizer.json --out runs/absorb-time/data ../shared/data/corpus/val.jsonl.zst
+	tools/absorb-time.sh $(MLKV) runs/absorb-time/model runs/absorb-time/data
+
 .PHONY: bench
 bench: ## rates of training, scoring, conversion and reading beside the machine's own
 	$(GO) test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 3x ./internal/blas ./internal/engine/cpu ./internal/convert ./internal/checkpoint ./internal/tokenizer ./internal/data/... ./internal/hub
@@ -67,7 +78,7 @@ fuzz: ## run every fuzz target for FUZZTIME
 
 .PHONY: clean
 clean: ## remove what make builds and the demo's run
-	rm -rf bin build runs/demo
+	rm -rf bin build runs/demo runs/absorb-rows runs/absorb-time
 
 .PHONY: help
 help: ## list the targets
