@@ -60,27 +60,36 @@ func attention[T blas.Float](o Attention, out []T, a args[T]) {
 		q := head(a.F[0], qw, d, h, first+lo, first+hi)
 		k := head(a.F[1], kw, d, h/group, first, first+hi)
 		v := head(a.F[2], kw, d, h/group, first, first+hi)
-		buf := scratch[T]((hi - lo) * hi)
-		defer release(buf)
-		s := blas.Dense(hi-lo, hi, buf)
-		blas.Serial(blas.AsIs, blas.Transposed, T(o.scale()), q, k, 0, s)
-		stats := lse[(r*o.Heads+h)*t:]
-		inv := scratch[T](hi - lo)
-		defer release(inv)
-		for j := range hi - lo {
-			row, seen := buf[j*hi:(j+1)*hi], lo+j+1
-			m := maxOf(row[:seen])
-			l := expSum(row[:seen], row[:seen], m)
-			clear(row[seen:])
-			inv[j] = 1 / l
-			stats[lo+j] = m + T(math.Log(float64(l)))
-		}
-		o := head(y, qw, d, h, first+lo, first+hi)
-		blas.Serial(blas.AsIs, blas.AsIs, 1, s, v, 0, o)
-		for j := range hi - lo {
-			scale(o.Data[j*qw:j*qw+d], inv[j])
-		}
+		attendBlock(o, head(y, qw, d, h, first+lo, first+hi), q, k, v, lo, lse[(r*o.Heads+h)*t+lo:])
 	})
+}
+
+// attendBlock attends from a block of queries of one head, the first of which
+// stands at position from, to keys that end with the block's last: y, q
+// [B, D], k and v [from+B, D]. lse, unless nil, receives the logarithms of the
+// denominators.
+func attendBlock[T blas.Float](o Attention, y, q, k, v blas.Matrix[T], from int, lse []T) {
+	n := k.Rows
+	buf := scratch[T](q.Rows * n)
+	defer release(buf)
+	s := blas.Dense(q.Rows, n, buf)
+	blas.Serial(blas.AsIs, blas.Transposed, T(o.scale()), q, k, 0, s)
+	inv := scratch[T](q.Rows)
+	defer release(inv)
+	for j := range q.Rows {
+		row, seen := buf[j*n:(j+1)*n], from+j+1
+		m := maxOf(row[:seen])
+		l := expSum(row[:seen], row[:seen], m)
+		clear(row[seen:])
+		inv[j] = 1 / l
+		if lse != nil {
+			lse[j] = m + T(math.Log(float64(l)))
+		}
+	}
+	blas.Serial(blas.AsIs, blas.AsIs, 1, s, v, 0, y)
+	for j := range q.Rows {
+		scale(y.Data[j*y.Stride:j*y.Stride+y.Cols], inv[j])
+	}
 }
 
 func (o Attention) Differentiates(int) []bool { return all(3) }
