@@ -68,7 +68,7 @@ command is given again. Several checkpoints have a folder each below --out.`,
 		{"eval.data", "data", "`folder` of task files"},
 		{"eval.heldout", "heldout", "packed shards or text for the task heldout"},
 		{"eval.limit", "limit", "documents of each task, from its beginning; 0 takes all"},
-		{"eval.batch_tokens", "batch-tokens", "padded tokens in one batch"},
+		{"eval.batch_tokens", "batch-tokens", "tokens scored together; 0 takes what suits the device"},
 		{"eval.log_samples", "log-samples", "write every document with the model's answers"},
 	} {
 		a.bind(cmd, b.key, b.flag, b.usage)

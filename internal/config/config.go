@@ -114,7 +114,7 @@ type Eval struct {
 	Data        string   `yaml:"data"`         // folder of task files
 	Heldout     []string `yaml:"heldout"`      // shards or text for the heldout task
 	Limit       int      `yaml:"limit"`        // documents a task; 0: all
-	BatchTokens int      `yaml:"batch_tokens"` // padded tokens in one batch
+	BatchTokens int      `yaml:"batch_tokens"` // tokens scored together; 0: what suits the device
 	LogSamples  bool     `yaml:"log_samples"`
 }
 
@@ -151,8 +151,7 @@ func Default() Config {
 			TensorBoard: true, Recompute: "none", OnNaN: "stop",
 		},
 		Eval: Eval{
-			Tasks:       []string{"arc_easy", "lambada_openai", "piqa", "sciq"},
-			BatchTokens: 4096,
+			Tasks: []string{"arc_easy", "lambada_openai", "piqa", "sciq"},
 		},
 		// The MLKV authors' measure_memory.py: 2,000 tokens in the cache, one
 		// more to begin with, 47 steps.

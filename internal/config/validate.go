@@ -101,7 +101,7 @@ func (c Config) problems() []problem {
 		k.oneOf("eval.tasks", t, Tasks)
 	}
 	k.atLeast("eval.limit", c.Eval.Limit, 0)
-	k.atLeast("eval.batch_tokens", c.Eval.BatchTokens, 1)
+	k.atLeast("eval.batch_tokens", c.Eval.BatchTokens, 0)
 	c.Measure.check(k)
 	return k.problems
 }

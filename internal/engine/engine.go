@@ -70,6 +70,23 @@ func (b Batch) Counted() int {
 	return n
 }
 
+// Check reports how a batch departs from a trainer's shapes, or the first token
+// or target that the model has no row for.
+func (b Batch) Check(o TrainOptions, vocab int) error {
+	if b.Rows != o.Rows || b.Length != o.Length {
+		return fmt.Errorf("batch: expected %d rows of %d tokens, found %d of %d", o.Rows, o.Length, b.Rows, b.Length)
+	}
+	if err := CheckTokens(b.Tokens, vocab); err != nil {
+		return err
+	}
+	for i, target := range b.Targets {
+		if target != Ignore && (target < 0 || int(target) >= vocab) {
+			return fmt.Errorf("target %d: id %d is outside the vocabulary of %d", i, target, vocab)
+		}
+	}
+	return nil
+}
+
 // Decay says which parameters weight decay acts on.
 type Decay string
 
@@ -212,10 +229,14 @@ func (s Score) AllGreedy() bool {
 }
 
 // Scorer computes log-likelihoods. A request's score does not depend on the
-// requests beside it.
+// requests beside it, nor on how many there are.
 type Scorer interface {
+	// BatchTokens is how many tokens the requests of a call of Score have, when
+	// the device is busy and memory moderate; a context that requests share in
+	// a row counts once.
+	BatchTokens() int
 	// Score answers the requests in their order. The caller orders and groups
-	// them; the scorer runs the group as one or more padded batches.
+	// them, with those that share a context in a row: it is computed once.
 	Score(ctx context.Context, reqs []Request) ([]Score, error)
 	// Logits returns the logits of every position of one sequence, row-major
 	// [len(tokens), vocab].

@@ -44,7 +44,8 @@ type Work struct {
 	Heldout  []sequence
 	Files    []string // of held-out text
 	Progress func(total int64) *ui.Progress
-	// BatchTokens bounds the padded tokens of a group of requests.
+	// BatchTokens bounds the tokens of a group of requests; 0: what suits the
+	// device.
 	BatchTokens int
 }
 

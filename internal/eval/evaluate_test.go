@@ -59,6 +59,8 @@ type hashScorer struct {
 	fail   error
 }
 
+func (*hashScorer) BatchTokens() int { return 4096 }
+
 func (h *hashScorer) Score(_ context.Context, reqs []engine.Request) ([]engine.Score, error) {
 	if h.groups++; h.groups == h.failAt {
 		return nil, h.fail
@@ -220,6 +222,8 @@ func TestEvaluateRefuses(t *testing.T) {
 }
 
 type nanScorer struct{ engine.Scorer }
+
+func (nanScorer) BatchTokens() int { return 4096 }
 
 func (nanScorer) Score(_ context.Context, reqs []engine.Request) ([]engine.Score, error) {
 	out := make([]engine.Score, len(reqs))

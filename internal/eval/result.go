@@ -73,7 +73,7 @@ func (c Circumstances) config() Object {
 	return Object{
 		{"model", "mlkv"},
 		{"model_args", "pretrained=" + c.Dir},
-		{"batch_size", fmt.Sprintf("%d tokens", c.BatchTokens)},
+		{"batch_size", c.batchSize()},
 		{"batch_sizes", []any{}},
 		{"device", c.Device},
 		{"use_cache", nil},
@@ -81,6 +81,14 @@ func (c Circumstances) config() Object {
 		{"bootstrap_iters", bootstrapDraws},
 		{"gen_kwargs", nil},
 	}
+}
+
+// batchSize is what the harness calls by that name.
+func (c Circumstances) batchSize() string {
+	if c.BatchTokens == 0 {
+		return "auto"
+	}
+	return fmt.Sprintf("%d tokens", c.BatchTokens)
 }
 
 // describe is what tables and plots need to know of a model.

@@ -27,7 +27,7 @@ type Options struct {
 	// RowLength bounds the sequences of held-out text; 0: the model's context.
 	RowLength   int
 	Limit       int // documents of each task, from its beginning; 0: all
-	BatchTokens int // padded tokens in a group of requests
+	BatchTokens int // tokens scored together; 0: what suits the device
 	// Output is the folder for results.json and, with LogSamples, a file of
 	// samples a task; several models have a folder each in it. Empty: none.
 	Output     string

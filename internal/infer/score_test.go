@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"mlkv/internal/engine"
+	"mlkv/internal/engine/pack"
 )
 
 // oddScorer answers a request by its own tokens alone and keeps the groups
@@ -16,6 +17,8 @@ type oddScorer struct {
 	engine.Scorer
 	groups [][]engine.Request
 }
+
+func (o *oddScorer) BatchTokens() int { return 4096 }
 
 func answer(r engine.Request) engine.Score {
 	var s engine.Score
@@ -76,12 +79,16 @@ func TestScoreAnswersEveryRequestInBoundedGroups(t *testing.T) {
 			}
 		}
 		for k, g := range scorer.groups {
-			longest := 0
-			for _, r := range g {
-				longest = max(longest, len(r.Tokens))
+			size := 0
+			for i := range g {
+				if i == 0 {
+					size += pack.Cost(nil, g[0])
+				} else {
+					size += pack.Cost(&g[i-1], g[i])
+				}
 			}
-			if len(g) > 1 && longest*len(g) > limit {
-				t.Errorf("limit %d: group %d has %d requests of up to %d tokens", limit, k, len(g), longest)
+			if len(g) > 1 && size > limit {
+				t.Errorf("limit %d: group %d has %d requests of %d tokens", limit, k, len(g), size)
 			}
 		}
 		if first := scorer.groups[0][0]; limit == 1 && len(first.Tokens) < 60 {
@@ -97,7 +104,7 @@ func TestOrderKeepsChoicesTogether(t *testing.T) {
 		at[i] = k
 	}
 	for i := 1; i < len(reqs); i++ {
-		if sameContext(reqs[i-1], reqs[i]) && at[i] != at[i-1]+1 {
+		if pack.SameContext(reqs[i-1], reqs[i]) && at[i] != at[i-1]+1 {
 			t.Fatalf("requests %d and %d have one context but lie at %d and %d", i-1, i, at[i-1], at[i])
 		}
 	}

@@ -5,12 +5,15 @@ import (
 	"fmt"
 
 	"mlkv/internal/engine"
+	"mlkv/internal/engine/pack"
+	"mlkv/internal/engine/plan"
 	"mlkv/internal/graph"
 	"mlkv/internal/model"
 	"mlkv/internal/op"
 )
 
-// scorer keeps the programs of the shapes that it met last.
+// scorer runs the model's graph over one stream of tokens that holds many
+// requests. Where the graph attends and rotates, it keeps them apart.
 type scorer struct {
 	cfg      model.Config
 	params   map[string][]float32
@@ -29,12 +32,18 @@ func (e *Engine) Scorer(cfg model.Config, w engine.Weights) (engine.Scorer, erro
 	return &scorer{cfg: cfg, params: params, programs: map[graph.Options]*program{}}, nil
 }
 
-// Shapes are rounded up so that few programs serve many requests.
 const (
-	lengthStep   = 16
-	pickedStep   = 16
+	// step is what the numbers of tokens and of scored positions are filled up
+	// to a multiple of, so that few programs serve many requests, and that no
+	// product is cut into a remainder that takes another kernel (package blas):
+	// then a row of a result does not depend on how many others there are.
+	step         = 64
 	keptPrograms = 32
+	batchTokens  = 4096
 )
+
+// BatchTokens implements engine.Scorer.
+func (s *scorer) BatchTokens() int { return batchTokens }
 
 // program returns the program of a shape, and forgets the one unused longest.
 func (s *scorer) program(o graph.Options) (*program, error) {
@@ -69,31 +78,45 @@ func (s *scorer) program(o graph.Options) (*program, error) {
 
 // Score implements engine.Scorer.
 func (s *scorer) Score(ctx context.Context, reqs []engine.Request) ([]engine.Score, error) {
-	if err := ctx.Err(); err != nil || len(reqs) == 0 {
-		return nil, err
-	}
-	batch, err := engine.Pad(reqs, s.cfg.VocabSize, lengthStep, pickedStep)
+	batches, err := pack.Pack(reqs, s.cfg.VocabSize, pack.Limits{TokenStep: step, PickedStep: step})
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.program(graph.Options{Rows: batch.Rows, Length: batch.Length, Output: graph.Scores, Picked: len(batch.Index)})
-	if err != nil {
-		return nil, err
-	}
-	p.bind(p.Tokens, batch.Tokens)
-	p.bind(p.Index, batch.Index)
-	p.bind(p.Targets, batch.Targets)
-	p.run(s.arena, nil)
-	values := p.value(s.arena, p.Scores)
-	scores := make([]engine.Score, len(reqs))
-	for i, r := range reqs {
-		for range len(r.Tokens) - r.From {
-			scores[i].LogLikelihood = append(scores[i].LogLikelihood, values[0])
-			scores[i].Greedy = append(scores[i].Greedy, values[1] == 1)
-			values = values[2:]
+	var scores []engine.Score
+	for _, b := range batches {
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
+		p, err := s.program(graph.Options{Rows: 1, Length: len(b.Tokens), Output: graph.Scores, Picked: len(b.Index)})
+		if err != nil {
+			return nil, err
+		}
+		p.bind(p.Targets, b.Targets)
+		s.run(p, b)
+		values := p.value(s.arena, p.Scores)
+		scores = append(scores, pack.Answers(reqs[len(scores):][:b.Requests],
+			func(i int) (float32, bool) { return values[2*i], values[2*i+1] == 1 })...)
 	}
 	return scores, nil
+}
+
+// run executes a program with the operators that look across the stream
+// replaced by those that know its segments.
+func (s *scorer) run(p *program, b pack.Batch) {
+	p.bind(p.Tokens, b.Tokens)
+	p.bind(p.Index, b.Index)
+	p.run(s.arena, func(step plan.Step, out op.Array, in []op.Array) bool {
+		switch o := step.Op.(type) {
+		case op.Rotary:
+			copy(out.F32, in[0].F32)
+			o.TurnAll(out.F32, b.Positions)
+		case op.Attention:
+			o.AttendSegments(out.F32, in[0].F32, in[1].F32, in[2].F32, b.Segments)
+		default:
+			return false
+		}
+		return true
+	})
 }
 
 // Logits implements engine.Scorer.

@@ -63,6 +63,9 @@ type executor struct {
 	arena  *arena
 	params *params // nil where all parameters are frozen
 	base   bases
+	// segments tell the sequences of a stream apart; nil where rows of one
+	// length do.
+	segments *segments
 }
 
 // bases are the addresses that an executor's matrices are relative to.
@@ -148,6 +151,9 @@ func (x *executor) variants(o *operation) []variant {
 	case rotary:
 		return []variant{x.rotaryVariant()}
 	case attention:
+		if x.segments != nil {
+			return x.segmentVariants(k.Attention)
+		}
 		return []variant{x.attentionVariant(k.Attention)}
 	case attentionGrad:
 		return []variant{x.attentionVariant(k.Attention), x.linearVariant()}

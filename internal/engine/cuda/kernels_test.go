@@ -46,6 +46,9 @@ func TestKernelsCompile(t *testing.T) {
 func everyVariant(k *kernelSet) []variant {
 	constants := map[string][]string{
 		"attention.cu": {"HEAD_SIZE=32", "HEAD_SIZE=64", "HEAD_SIZE=80", "HEAD_SIZE=128", "HEAD_SIZE=256"},
+		"attention_segments.cu": {"HEAD_SIZE=32 WARPS_OF_A_BLOCK=1", "HEAD_SIZE=32 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=64 WARPS_OF_A_BLOCK=1",
+			"HEAD_SIZE=64 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=80 WARPS_OF_A_BLOCK=1", "HEAD_SIZE=80 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=128 WARPS_OF_A_BLOCK=1",
+			"HEAD_SIZE=128 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=1", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=2", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=4"},
 		"layernorm.cu": {"HIDDEN=96", "HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768"},
 		"residual.cu":  {"HIDDEN=256", "HIDDEN=768"},
 		"headloss.cu":  {"VOCAB=256", "VOCAB=512", "VOCAB=50304"},
@@ -61,5 +64,7 @@ func everyVariant(k *kernelSet) []variant {
 			}
 		}
 	}
-	return append(list, variant{"attention.cu", "STORAGE=32 HEAD_SIZE=16"}) // of the goldens
+	// Of the goldens.
+	return append(list, variant{"attention.cu", "STORAGE=32 HEAD_SIZE=16"},
+		variant{"attention_segments.cu", "STORAGE=32 HEAD_SIZE=16 WARPS_OF_A_BLOCK=1"}, variant{"attention_segments.cu", "STORAGE=32 HEAD_SIZE=16 WARPS_OF_A_BLOCK=4"})
 }

@@ -67,6 +67,10 @@ func (x *executor) rotate(o *operation, k rotary) error {
 	if pairs%lanes == 0 {
 		threads = pairs / lanes
 	}
+	if x.segments != nil {
+		return x.launch(x.rotaryVariant(), "rotary_at", gpu.Grid1(out.rows*heads*threads, 256),
+			x.ptr(out), table, x.segments.positions, int32(out.rows), int32(heads), int32(k.HeadSize), int32(pairs), int32(out.stride))
+	}
 	return x.launch(x.rotaryVariant(), "rotary", gpu.Grid1(out.rows*heads*threads, 256),
 		x.ptr(out), table, int32(out.rows), int32(k.Length), int32(heads), int32(k.HeadSize), int32(pairs),
 		int32(out.stride), direction)
@@ -91,6 +95,9 @@ func (x *executor) attentionGrid(o op.Attention, which, pairs int) (gpu.Grid, er
 func attentionScale(o op.Attention) float32 { return float32(1 / math.Sqrt(float64(o.HeadSize))) }
 
 func (x *executor) attend(o *operation, k attention) error {
+	if x.segments != nil {
+		return x.attendSegments(o, k)
+	}
 	q, key, v, y := o.in[0], o.in[1], o.in[2], o.out[0]
 	batch := q.rows / k.Length
 	grid, err := x.attentionGrid(k.Attention, 0, batch*k.Heads)

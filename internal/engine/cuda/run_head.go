@@ -15,7 +15,7 @@ func (d *device) headVariant(vocab int) variant {
 // logitProduct, inputProduct and weightProduct are the products of a chunk of
 // rows: logits, and from their gradient that of the head's input and weight.
 func (x *executor) logitProduct(rows, hidden, vocab int) gpu.Product {
-	return gpu.Product{M: rows, N: vocab, K: hidden, TransB: true, In: x.elem, Out: x.elem}
+	return gpu.Product{M: rows, N: vocab, K: hidden, TransB: true, In: x.elem, Out: x.elem, Whole: x.segments != nil}
 }
 
 func (x *executor) inputProduct(rows, hidden, vocab int) gpu.Product {
@@ -40,7 +40,7 @@ func chunks(n, most int, f func(at, rows int) error) error {
 func (x *executor) headProducts(o *operation, grad bool) []gpu.Product {
 	n, hidden, vocab := o.in[0].rows, o.in[0].cols, o.in[1].rows
 	var list []gpu.Product
-	_ = chunks(n, chunkRows(n, vocab, x.elem.Size()), func(_, rows int) error { // f has no error
+	_ = chunks(n, o.temp[0].rows, func(_, rows int) error { // f has no error
 		list = append(list, x.logitProduct(rows, hidden, vocab))
 		if grad {
 			list = append(list, x.inputProduct(rows, hidden, vocab), x.weightProduct(rows, hidden, vocab))
@@ -59,11 +59,16 @@ func (x *executor) multiplyAt(p gpu.Product, a, b, d gpu.Ptr) error {
 	return m.Run(x.stream, gpu.Operands{A: a, B: b, C: d, D: d, Workspace: x.base.workspace})
 }
 
-// headChunks calls f with the logits of every chunk.
+// headChunks calls f with the logits of every chunk; of a scorer, of those that
+// hold picked positions.
 func (x *executor) headChunks(o *operation, f func(at, rows int, input, logits gpu.Ptr) error) error {
 	in, w, logits := o.in[0], o.in[1], o.temp[0]
 	size := gpu.Ptr(x.elem.Size())
-	return chunks(in.rows, logits.rows, func(at, rows int) error {
+	n := in.rows
+	if x.segments != nil {
+		n = roundTo(x.segments.picked, logits.rows)
+	}
+	return chunks(n, logits.rows, func(at, rows int) error {
 		input := x.ptr(in) + gpu.Ptr(at*in.cols)*size
 		if err := x.multiplyAt(x.logitProduct(rows, in.cols, w.rows), input, x.ptr(w), x.ptr(logits)); err != nil {
 			return err

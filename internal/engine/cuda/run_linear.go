@@ -23,7 +23,7 @@ func (x *executor) describe(o *operation, k product) gpu.Product {
 	p := gpu.Product{
 		M: a.rows, K: a.cols, N: b.cols, TransA: k.transA, TransB: k.transB,
 		In: x.typeOf(a), Out: x.typeOf(d), Add: k.add || d.role == gradient,
-		StrideA: stride(a), StrideB: stride(b), StrideD: stride(d),
+		StrideA: stride(a), StrideB: stride(b), StrideD: stride(d), Whole: x.segments != nil,
 	}
 	if k.transA {
 		p.M, p.K = a.cols, a.rows

@@ -23,6 +23,9 @@ func chunkRows(n, vocab int, elementSize int64) int {
 	return (n/least + 8) / 8 * 8
 }
 
+// scoreRows is how many picked positions a scorer projects at a time.
+const scoreRows = 512
+
 // columnParts is into how many parts of rows a sum over rows is divided: as many
 // blocks of 256 columns as the device holds at a time, four on a multiprocessor,
 // so that none has to wait for another.
@@ -66,13 +69,15 @@ func needScratch(p *program, s sizes, sms int) {
 			if k.bias {
 				scratch(biasParts(k.Attention, o.in[0].rows, leastPartRows), o.out[len(o.out)-1].cols, float)
 			}
-		case head, score:
+		case head:
 			n, vocab := o.in[0].rows, o.in[1].rows
 			scratch(chunkRows(n, vocab, s.activation), vocab, activation)
 		case distill: // logits of model and teacher
 			n, vocab := o.in[0].rows, o.in[1].rows
 			scratch(chunkRows(n, vocab, s.activation), vocab, activation)
 			scratch(chunkRows(n, vocab, s.activation), vocab, activation)
+		case score:
+			scratch(min(o.in[0].rows, scoreRows), o.in[1].rows, activation)
 		case embeddingGrad:
 			n, chunks := o.in[0].cols, (o.in[0].cols+embedChunk-1)/embedChunk
 			for range 4 { // keys and positions after each of two passes

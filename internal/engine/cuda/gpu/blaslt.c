@@ -20,7 +20,8 @@ enum {
 	PREF_REDUCTION_SCHEME_MASK = 3,
 	PREF_MIN_ALIGNMENT_A_BYTES = 5,
 	PREF_MIN_ALIGNMENT_D_BYTES = 8,
-	/* Parts of a sum that was split are added in the compute type, in a fixed order. */
+	/* No sum is split, or its parts are added in the compute type, in a fixed order. */
+	REDUCTION_SCHEME_NONE = 0,
 	REDUCTION_SCHEME_COMPUTE_TYPE = 2,
 	ALIGNMENT = 16,
 	MAX_SUGGESTIONS = 64,
@@ -92,6 +93,7 @@ struct mlkv_lt_plan {
 	void *desc, *a, *b, *c, *d;
 	float beta;
 	int has_bias;
+	uint32_t scheme;
 };
 
 int mlkv_lt_plan_create(const mlkv_lt_shape *s, mlkv_lt_plan **plan) {
@@ -100,6 +102,7 @@ int mlkv_lt_plan_create(const mlkv_lt_shape *s, mlkv_lt_plan **plan) {
 		return STATUS_ALLOC_FAILED;
 	p->beta = s->beta;
 	p->has_bias = s->epilogue != EPILOGUE_DEFAULT;
+	p->scheme = s->whole ? REDUCTION_SCHEME_NONE : REDUCTION_SCHEME_COMPUTE_TYPE;
 	int status;
 #define TRY(call) if ((status = (call)) != 0) goto failed
 	TRY(lt.desc_create(&p->desc, s->compute, TYPE_R_32F));
@@ -136,7 +139,7 @@ int mlkv_lt_suggest(void *handle, mlkv_lt_plan *p, size_t workspace, mlkv_lt_alg
 	if (status)
 		return status;
 	uint64_t bytes = workspace;
-	uint32_t scheme = REDUCTION_SCHEME_COMPUTE_TYPE, align = ALIGNMENT;
+	uint32_t align = ALIGNMENT;
 	result results[MAX_SUGGESTIONS];
 	int n = 0;
 	*found = 0;
@@ -144,7 +147,7 @@ int mlkv_lt_suggest(void *handle, mlkv_lt_plan *p, size_t workspace, mlkv_lt_alg
 		max = MAX_SUGGESTIONS;
 	status = lt.pref_set(pref, PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes);
 	if (!status)
-		status = lt.pref_set(pref, PREF_REDUCTION_SCHEME_MASK, &scheme, sizeof scheme);
+		status = lt.pref_set(pref, PREF_REDUCTION_SCHEME_MASK, &p->scheme, sizeof p->scheme);
 	for (int attr = PREF_MIN_ALIGNMENT_A_BYTES; !status && attr <= PREF_MIN_ALIGNMENT_D_BYTES; attr++)
 		status = lt.pref_set(pref, attr, &align, sizeof align);
 	if (!status)

@@ -66,6 +66,9 @@ type Product struct {
 	Add            bool // C is added; it may be D itself
 	Vector         Vector
 	VectorType     Type
+	// Whole sums are not split into parts, so that an element's terms are added
+	// in the same order wherever its row lies.
+	Whole bool
 	// Elements from a row to the next; 0 where rows follow each other.
 	StrideA, StrideB, StrideC, StrideD int
 }
@@ -117,6 +120,7 @@ func (p Product) shape() C.mlkv_lt_shape {
 	if p.Add {
 		s.beta = 1
 	}
+	s.whole = flag(p.Whole)
 	return s
 }
 

@@ -13,7 +13,8 @@ typedef struct { uint64_t data[8]; } mlkv_lt_algo;
 
 /*
  * A product in cuBLAS's column-major terms: D (m x n) = op(A) op(B) + beta C.
- * Types are cudaDataType; an epilogue other than 1 has a vector of type_bias.
+ * Types are cudaDataType; an epilogue other than 1 has a vector of type_bias. With
+ * whole, no sum is split into parts.
  */
 typedef struct {
 	int transa, transb;
@@ -22,6 +23,7 @@ typedef struct {
 	int type_in, type_c, type_out, type_bias;
 	int compute;
 	uint32_t epilogue;
+	int whole;
 	float beta;
 } mlkv_lt_shape;
 

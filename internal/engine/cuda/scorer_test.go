@@ -1,0 +1,209 @@
+//go:build gpu && cgo && linux && (amd64 || arm64)
+
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"mlkv/internal/engine"
+	"mlkv/internal/engine/cpu"
+	"mlkv/internal/engine/pack"
+	"mlkv/internal/model"
+	"mlkv/internal/op"
+)
+
+// scoreQuestions makes contexts of up to longest tokens with up to four
+// continuations each.
+func scoreQuestions(n, longest, vocab int, seed uint64) []engine.Request {
+	r := rand.New(rand.NewPCG(seed, 9))
+	tokens := func(n int) []int32 {
+		out := make([]int32, n)
+		for i := range out {
+			out[i] = r.Int32N(int32(vocab))
+		}
+		return out
+	}
+	var out []engine.Request
+	for range n {
+		context := tokens(1 + r.IntN(longest))
+		for range 1 + r.IntN(4) {
+			out = append(out, engine.Request{Tokens: append(slices.Clone(context), tokens(1+r.IntN(40))...), From: len(context)})
+		}
+	}
+	return out
+}
+
+// scoreModels are models whose products take different kernels.
+func scoreModels(t testing.TB) map[string]model.Config {
+	list := gpuModels(t)
+	wide := model.Plain(50304, 768, 2, 12)
+	wide.KVHeads, wide.Owner, wide.IntermediateSize = 1, model.OwnerMap{0, 0}, 3809
+	return map[string]model.Config{"plain": list["plain"], "before rotary": list["before rotary"], "head size 80": list["head size 80"], "head size 256": list["head size 256"], "wide": wide}
+}
+
+func openScorer(t testing.TB, e engine.Engine, cfg model.Config, w engine.Weights) engine.Scorer {
+	t.Helper()
+	s, err := e.Scorer(cfg, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// TestScoreDoesNotDependOnNeighbours: a request's score is the same bits in any
+// group and order, with the other choices of its question and without.
+func TestScoreDoesNotDependOnNeighbours(t *testing.T) {
+	for name, cfg := range scoreModels(t) {
+		for _, float32s := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/float32 %v", name, float32s), func(t *testing.T) {
+				e := openGPU(t, Options{Float32: float32s})
+				w := randomWeights(cfg, 3)
+				scaleDown(w, cfg)
+				s := openScorer(t, e, cfg, w)
+				reqs := scoreQuestions(90, 300, cfg.VocabSize, 5)
+				score := func(reqs ...engine.Request) []engine.Score {
+					t.Helper()
+					got, err := s.Score(t.Context(), reqs)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return got
+				}
+				together := score(reqs...)
+				same := func(what string, i int, got engine.Score) {
+					t.Helper()
+					if !slices.Equal(got.LogLikelihood, together[i].LogLikelihood) || !slices.Equal(got.Greedy, together[i].Greedy) {
+						t.Errorf("request %d %s: %v, among all others %v", i, what, got.LogLikelihood, together[i].LogLikelihood)
+					}
+				}
+				for i := 0; i < len(reqs); i += 3 {
+					same("alone", i, score(reqs[i])[0])
+				}
+				order := rand.New(rand.NewPCG(3, 3)).Perm(len(reqs))
+				shuffled := make([]engine.Request, len(reqs))
+				for k, i := range order {
+					shuffled[k] = reqs[i]
+				}
+				for k, got := range score(shuffled...) {
+					same("in another order", order[k], got)
+				}
+				third := len(reqs) / 3
+				for k, got := range append(score(reqs[:third]...), score(reqs[third:]...)...) {
+					same("in another group", k, got)
+				}
+			})
+		}
+	}
+}
+
+// TestScoresMatchTheCPU holds log-likelihoods to the CPU's.
+func TestScoresMatchTheCPU(t *testing.T) {
+	for name, cfg := range scoreModels(t) {
+		w := randomWeights(cfg, 3)
+		scaleDown(w, cfg)
+		reqs := scoreQuestions(5, 200, cfg.VocabSize, 6)
+		want, err := openScorer(t, cpu.Open(0), cfg, w).Score(t.Context(), reqs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, mode := range []struct {
+			o         Options
+			tolerance float64 // of one token, relative to the range of log-likelihoods
+		}{{Options{Float32: true}, 1e-5}, {Options{}, 5e-3}} {
+			t.Run(fmt.Sprintf("%s/float32 %v", name, mode.o.Float32), func(t *testing.T) {
+				got, err := openScorer(t, openGPU(t, mode.o), cfg, w).Score(t.Context(), reqs)
+				if err != nil {
+					t.Fatal(err)
+				}
+				worst, most := 0.0, 0.0
+				for i := range want {
+					for k, l := range want[i].LogLikelihood {
+						most = max(most, math.Abs(float64(l)))
+						if d := math.Abs(float64(got[i].LogLikelihood[k] - l)); !(d <= worst) {
+							worst = d
+						}
+					}
+				}
+				t.Logf("deviates by %.2g where log-likelihoods reach %.3g", worst, most)
+				if !(worst <= mode.tolerance*most) {
+					t.Errorf("deviates by %g where log-likelihoods reach %g", worst, most)
+				}
+			})
+		}
+	}
+}
+
+// TestDivideCoversEveryQuery follows the blocks of queries back to the segments.
+func TestDivideCoversEveryQuery(t *testing.T) {
+	batch := pack.Batch{Segments: []op.Segment{{First: 0, Length: 130}, {First: 130, Length: 5, PrefixLength: 130}, {First: 135, Length: 80, PrefixLength: 130}, {First: 215, Length: 16}}}
+	for _, most := range []int{32, 64} {
+		narrow, wide := divide(batch, most)
+		seen := map[int32]int{}
+		for _, list := range [][]queries{narrow, wide} {
+			for _, q := range list {
+				for i := range q.Count {
+					seen[q.First+q.Skipped+i]++
+				}
+				if int(q.Count) > most {
+					t.Errorf("a block of %d queries", q.Count)
+				}
+			}
+		}
+		for i := range int32(231) {
+			if seen[i] != 1 {
+				t.Errorf("blocks of %d: query %d is in %d", most, i, seen[i])
+			}
+		}
+		for _, q := range narrow {
+			if q.Count > warpQueries {
+				t.Errorf("a narrow block of %d queries", q.Count)
+			}
+		}
+	}
+}
+
+// BenchmarkScore times questions of four choices, as those of the tasks are, on
+// the Pythia-160M shape.
+func BenchmarkScore(b *testing.B) {
+	cfg, err := model.Sized("pythia-160m")
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := randomWeights(cfg, 1)
+	for _, o := range []Options{{Float32: true}, {}} {
+		for _, longest := range []int{120, 2000} {
+			b.Run(fmt.Sprintf("float32 %v to %d tokens", o.Float32, longest), func(b *testing.B) {
+				s := openScorer(b, openGPU(b, o), cfg, w)
+				reqs := scoreQuestions(30*8192/longest, longest, cfg.VocabSize, 1)
+				tokens, picked := 0, 0
+				for i, r := range reqs {
+					var before *engine.Request
+					if i > 0 {
+						before = &reqs[i-1]
+					}
+					tokens += pack.Cost(before, r)
+					picked += len(r.Tokens) - r.From
+				}
+				start := time.Now()
+				for b.Loop() {
+					if _, err := s.Score(b.Context(), reqs); err != nil {
+						b.Fatal(err)
+					}
+				}
+				seconds := time.Since(start).Seconds() / float64(b.N)
+				b.ReportMetric(float64(tokens)/seconds, "tokens/s")
+				b.ReportMetric(float64(picked)/seconds, "scored/s")
+			})
+		}
+	}
+}
