@@ -23,7 +23,7 @@ type scorer struct {
 	cfg     model.Config
 	size    int // tokens and scored positions of a batch
 	x       *executor
-	weights *gpu.Arena // masters, then what the products read
+	weights *frozen
 	work    *gpu.Arena // activations, inputs of two batches, scratch of products
 	slots   [2]slot    // batches on their way
 }
@@ -39,67 +39,22 @@ func (e *Engine) Scorer(cfg model.Config, w engine.Weights) (engine.Scorer, erro
 	if err != nil {
 		return nil, err
 	}
-	s.x = &executor{device: e.dev, p: p, arena: a, params: placeParams(s.cfg, p.joined), segments: &segments{}}
-	if err := e.dev.gpu.Do(func() error {
-		return inOrder(s.x.prepare, func() error { return s.loadWeights(cfg, w) }, s.allocate)
-	}); err != nil {
+	s.x = &executor{device: e.dev, p: p, arena: a, segments: &segments{}}
+	if err := e.dev.gpu.Do(func() error { return s.open(cfg, w) }); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-// loadWeights copies the parameters to the device.
-func (s *scorer) loadWeights(cfg model.Config, w engine.Weights) error {
-	params, dev := s.x.params, s.e.dev
-	size := int64(params.size) * 4
-	var err error
-	if s.weights, err = gpu.NewArena(size + int64(params.size)*dev.elem.Size()); err != nil {
+func (s *scorer) open(cfg model.Config, w engine.Weights) (err error) {
+	if err := s.x.prepare(); err != nil {
 		return err
 	}
-	for i, from := range cfg.Params() {
-		data, err := w.Float32(from.Name)
-		if err != nil {
-			return err
-		}
-		if data, err = widen(data, from, params.list[i]); err != nil {
-			return err
-		}
-		if err := gpu.Upload(s.weights.At(int64(params.at[i])*4, int64(len(data))*4), data); err != nil {
-			return err
-		}
-	}
-	s.x.base.masters, s.x.base.weights = s.weights.At(0, size), s.weights.At(size, 0)
-	if dev.elem == gpu.Float32 {
-		return dev.stream.Copy(s.x.base.weights, s.x.base.masters, size)
-	}
-	return s.round(size)
-}
-
-// round writes the copies that the products read.
-func (s *scorer) round(size int64) error {
-	params, dev := s.x.params, s.e.dev
-	entries := make([]tensorEntry, len(params.list))
-	blocks := 0
-	for i, p := range params.list {
-		at := int64(params.at[i])
-		entries[i] = tensorEntry{Weight: uint64(s.weights.At(at*4, 4)), Copy: uint64(s.weights.At(size+at*dev.elem.Size(), 2)),
-			Size: int64(p.Size()), FirstBlock: int32(blocks)}
-		blocks += (p.Size() + tensorBlock - 1) / tensorBlock
-	}
-	table, err := gpu.NewArena(int64(len(entries)) * tensorSize)
-	if err != nil {
+	if s.weights, err = s.e.dev.freeze(cfg, w, placeConstants(s.cfg, s.x.p.joined, s.e.dev.sizes())); err != nil {
 		return err
 	}
-	defer table.Free()
-	ptr := table.At(0, table.Size())
-	return inOrder(
-		func() error { return gpu.UploadValues(ptr, entries) },
-		func() error {
-			return dev.launch(dev.variant("adamw.cu", ""), "copy_weights",
-				gpu.Grid{Blocks: [3]int{blocks}, Threads: [3]int{256}}, ptr, int32(len(entries)))
-		},
-		dev.stream.Synchronize,
-	)
+	s.x.base.frozen = s.weights
+	return s.allocate()
 }
 
 // allocate makes the memory that batches are computed in.
@@ -202,14 +157,17 @@ func (s *scorer) Logits(_ context.Context, tokens []int32) ([]float32, error) {
 			if err := s.x.stream.Synchronize(); err != nil {
 				return err
 			}
-			return s.x.float32s(out[at*s.cfg.VocabSize:][:rows*s.cfg.VocabSize], logits)
+			return s.x.download(out[at*s.cfg.VocabSize:][:rows*s.cfg.VocabSize], logits)
 		})
 	})
 	return out[:len(tokens)*s.cfg.VocabSize], err
 }
 
-// float32s reads activations.
-func (d *device) float32s(dst []float32, from gpu.Ptr) error {
+// float32s reads a matrix of activations.
+func (x *executor) float32s(m *matrix, dst []float32) error { return x.download(dst, x.ptr(m)) }
+
+// download reads activations.
+func (d *device) download(dst []float32, from gpu.Ptr) error {
 	if d.elem == gpu.Float32 {
 		return gpu.Download(dst, from)
 	}
@@ -225,20 +183,18 @@ func (d *device) float32s(dst []float32, from gpu.Ptr) error {
 
 // Memory implements engine.Scorer.
 func (s *scorer) Memory() engine.Memory {
-	return engine.Memory{Weights: s.weights.Size(), Workspace: gpu.WorkspaceSize, Activations: s.work.Size() - gpu.WorkspaceSize}
+	return engine.Memory{Weights: s.weights.at.size, Workspace: gpu.WorkspaceSize, Activations: s.work.Size() - gpu.WorkspaceSize}
 }
 
 // Close implements engine.Scorer.
 func (s *scorer) Close() error {
 	return s.e.dev.gpu.Do(func() error {
-		var errs []error
+		errs := []error{s.e.dev.stream.Synchronize(), s.weights.free()}
 		for i := range s.slots {
 			errs = append(errs, s.slots[i].close())
 		}
-		for _, a := range []*gpu.Arena{s.weights, s.work} {
-			if a != nil {
-				errs = append(errs, a.Free())
-			}
+		if s.work != nil {
+			errs = append(errs, s.work.Free())
 		}
 		return errors.Join(errs...)
 	})
