@@ -63,6 +63,7 @@ command is given again. Several checkpoints have a folder each below --out.`,
 	for _, b := range []struct{ key, flag, usage string }{
 		{"work", "work", "`folder` of the row: uptrain/model or converted is read, eval/ is written"},
 		{"device", "device", "auto, cpu, cuda or cuda:N"},
+		{"precision", "precision", "of a GPU: bf16 or float32"},
 		{"threads", "threads", "CPU threads; 0 takes all"},
 		{"eval.tasks", "tasks", "tasks: arc_easy, boolq, lambada_openai, piqa, sciq, heldout"},
 		{"eval.data", "data", "`folder` of task files"},
