@@ -18,6 +18,7 @@ type sources struct {
 	evaluations []*evaluation
 	runs        []folderRow // of uptrain
 	converted   []folderRow
+	measured    []measuredRow
 }
 
 // folderRow is what a folder says of a row.
@@ -42,7 +43,7 @@ func Collect(paths, published []string) ([]*Row, error) {
 				return nil, err
 			}
 			if s.count() == before {
-				return nil, ui.Inputf("%s: expected result files (JSON with \"results\"), run folders (with %s) or converted checkpoints (with %s), found none", p, metricsFile, convertFile)
+				return nil, ui.Inputf("%s: expected result files (JSON with \"results\"), measurements, run folders (with %s) or converted checkpoints (with %s), found none", p, metricsFile, convertFile)
 			}
 		}
 		for _, r := range s.rows() {
@@ -54,7 +55,9 @@ func Collect(paths, published []string) ([]*Row, error) {
 	return rows, nil
 }
 
-func (s *sources) count() int { return len(s.evaluations) + len(s.runs) + len(s.converted) }
+func (s *sources) count() int {
+	return len(s.evaluations) + len(s.runs) + len(s.converted) + len(s.measured)
+}
 
 // add reads a path that the user named.
 func (s *sources) add(path string) error {
@@ -65,7 +68,27 @@ func (s *sources) add(path string) error {
 	if info.IsDir() {
 		return filepath.WalkDir(path, s.visit)
 	}
-	e, err := readResult(path)
+	return s.addFile(path)
+}
+
+// addFile reads a result file or a file of measurements. One of another kind is
+// passed over.
+func (s *sources) addFile(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ui.Inputf("result file: %w", err)
+	}
+	if filepath.Ext(path) == ".csv" {
+		m, err := parseMeasuredCSV(path, data)
+		s.measured = append(s.measured, m...)
+		return err
+	}
+	m, err := parseMeasured(path, data)
+	if len(m) > 0 || err != nil {
+		s.measured = append(s.measured, m...)
+		return err
+	}
+	e, err := parseResult(path, data)
 	if e != nil {
 		s.evaluations = append(s.evaluations, e)
 	}
@@ -85,14 +108,10 @@ func (s *sources) visit(path string, d fs.DirEntry, err error) error {
 		if filepath.Ext(path) != ".json" || d.Name() == "tokenizer.json" {
 			return nil
 		}
-		e, err := readResult(path)
-		if err != nil && !strings.Contains(d.Name(), "results") {
-			return nil
+		if err := s.addFile(path); err != nil && (strings.Contains(d.Name(), "results") || strings.Contains(d.Name(), "measurements")) {
+			return err
 		}
-		if e != nil {
-			s.evaluations = append(s.evaluations, e)
-		}
-		return err
+		return nil
 	}
 	if has(path, convertFile) {
 		return s.addConverted(path)
@@ -135,8 +154,9 @@ type group struct {
 	work  string // folder of the run, or what else the model is known by
 	named string // by a configuration or result file
 	run   *Row
-	shape *Shape // of the converted checkpoint
+	shape *Shape // of the converted checkpoint, or of what was measured
 	evals []*evaluation
+	taken []Measurement
 }
 
 // rows puts together what belongs to one work folder, and what has one name
@@ -165,6 +185,12 @@ func (s *sources) rows() []*Row {
 		g.evals = append(g.evals, e)
 		g.named = e.row.Name
 	}
+	for _, m := range s.measured {
+		g := in(m.work)
+		g.taken = append(g.taken, m.Measurement)
+		g.named = cmp.Or(g.named, m.name)
+		g.shape = cmp.Or(g.shape, m.shape)
+	}
 	return toRows(joinNames(groups))
 }
 
@@ -184,7 +210,7 @@ func joinNames(groups []*group) []*group {
 		case (out[i].run == nil || g.run == nil) && (out[i].evals == nil || g.evals == nil):
 			o := out[i]
 			o.run, o.shape = cmp.Or(o.run, g.run), cmp.Or(o.shape, g.shape)
-			o.evals = append(o.evals, g.evals...)
+			o.evals, o.taken = append(o.evals, g.evals...), append(o.taken, g.taken...)
 		default:
 			g.named += " (" + g.work + ")"
 			out = append(out, g)
@@ -200,6 +226,7 @@ func toRows(groups []*group) []*Row {
 	for _, g := range groups {
 		r := newRow(g.named)
 		r.Shape = g.shape
+		r.Measured = newest(g.taken)
 		if g.run != nil {
 			r.takeRun(g.run)
 		}

@@ -3,8 +3,12 @@ package report
 import (
 	"bytes"
 	"fmt"
+	"html"
 	"image/color"
 	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 
 	ximage "golang.org/x/image/font"
@@ -136,10 +140,29 @@ func (f *figure) encode() (png, svg []byte, err error) {
 	if _, err := vec.WriteTo(&s); err != nil {
 		return nil, nil, err
 	}
-	// Arial and Helvetica have the same widths, for viewers without Liberation.
-	svg = bytes.ReplaceAll(s.Bytes(), []byte("font-family:Liberation Sans;"),
+	return b.Bytes(), keepWidths(s.Bytes()), nil
+}
+
+// svgText is a text element as vgsvg writes it.
+var svgText = regexp.MustCompile(`<text ([^>]*font-weight:(bold|normal);[^>]*font-size:([\d.]+)px[^>]*)>([^<]*)</text>`)
+
+// keepWidths makes viewers without Liberation take Arial or Helvetica, which have
+// the same widths, and squeeze any other font to them, so that texts stay where
+// there is room for them.
+func keepWidths(svg []byte) []byte {
+	svg = bytes.ReplaceAll(svg, []byte("font-family:Liberation Sans;"),
 		[]byte("font-family:'Liberation Sans',Arial,Helvetica,sans-serif;"))
-	return b.Bytes(), svg, nil
+	return svgText.ReplaceAllFunc(svg, func(element []byte) []byte {
+		m := svgText.FindSubmatch(element)
+		size, err := strconv.ParseFloat(string(m[3]), 64)
+		if err != nil {
+			return element
+		}
+		sty := style(size, ink, draw.XLeft, draw.YTop)
+		sty.Font = sans(size, string(m[2]) == "bold")
+		width := sty.Width(html.UnescapeString(string(m[4])))
+		return fmt.Appendf(nil, `<text textLength="%.5g" lengthAdjust="spacingAndGlyphs" %s>%s</text>`, width.Points(), m[1], m[4])
+	})
 }
 
 // write renders the figure into dir and returns the files.
@@ -148,21 +171,29 @@ func (f *figure) write(dir string, force bool) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("plot %s: %w", f.name, err)
 	}
-	var files []string
-	for _, out := range []struct {
-		ext  string
-		data []byte
-	}{{".png", png}, {".svg", svg}} {
-		path := dir + string(os.PathSeparator) + f.name + out.ext
+	return writeFiles(dir, force, []file{{f.name + ".png", png}, {f.name + ".svg", svg}})
+}
+
+// file is an output with its name in a folder.
+type file struct {
+	name string
+	data []byte
+}
+
+// writeFiles writes files into a folder and returns their paths.
+func writeFiles(dir string, force bool, files []file) ([]string, error) {
+	var paths []string
+	for _, f := range files {
+		path := filepath.Join(dir, f.name)
 		if err := free(path, force); err != nil {
-			return files, err
+			return paths, err
 		}
-		if err := outdir.WriteFile(path, out.data); err != nil {
-			return files, err
+		if err := outdir.WriteFile(path, f.data); err != nil {
+			return paths, err
 		}
-		files = append(files, path)
+		paths = append(paths, path)
 	}
-	return files, nil
+	return paths, nil
 }
 
 // free refuses an output file that exists, unless it may be overwritten.

@@ -93,6 +93,27 @@ func (r fixtureRow) metrics(n int) string {
 	return text
 }
 
+// measurements are what mlkv measure finds of all fixture rows: the batches 1, 10
+// and 100 as far as they fit, the largest, and the longest context.
+func measurements(date string) object {
+	var models []object
+	for _, r := range fixture {
+		largest := 1 << 20 / r.bytes()
+		var points []object
+		for _, b := range []int{1, 10, 100} {
+			points = append(points, object{"kind": "batch", "batch_size": b, "length": 64, "is_oom": b > largest,
+				"memory": 5000 + 64*b*r.bytes(), "kv_allocated": 64 * b * r.bytes(), "tokens_per_second": 100 * b})
+		}
+		points = append(points,
+			object{"kind": "largest batch", "batch_size": largest, "length": 64, "memory": 5000 + 64*largest*r.bytes(), "tokens_per_second": 12345},
+			object{"kind": "longest context", "batch_size": 1, "length": 64 * largest, "memory": 5000, "tokens_per_second": 3})
+		models = append(models, object{"name": r.name, "kv_layers": r.owners, "kv_heads": r.heads, "parameters": 1000 + r.owners,
+			"cache_bits": 16, "kv_bytes_per_token": r.bytes(), "background_memory": 1000, "points": points})
+	}
+	return object{"format": "mlkv measurements 1", "device": object{"device": "cuda:0", "name": "a GPU", "memory": 64 << 20},
+		"models": models, "provenance": object{"finished": date}}
+}
+
 // writeFixture writes the work folders of all fixture rows, each with a
 // converted checkpoint, a run and a result, and returns their parent.
 func writeFixture(t *testing.T) string {

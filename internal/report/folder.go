@@ -3,6 +3,7 @@ package report
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -63,13 +64,14 @@ func (r *Row) readMetrics(path string, f io.Reader) error {
 		m := struct {
 			Step          int      `json:"step"`
 			Loss          *float64 `json:"loss"`
+			CrossEntropy  *float64 `json:"ce"` // where the loss is another objective
 			Heldout       *float64 `json:"heldout_loss"`
 			HeldoutTokens int      `json:"heldout_tokens"`
 		}{}
 		if err := json.Unmarshal(text, &m); err != nil {
 			return ui.Inputf("%s:%d: expected an object of metrics, found %.60q: %w", path, line, bytes.TrimSpace(text), err)
 		}
-		p := Point{m.Step, orNaN(m.Loss), orNaN(m.Heldout)}
+		p := Point{m.Step, orNaN(cmp.Or(m.CrossEntropy, m.Loss)), orNaN(m.Heldout)}
 		r.Curve = append(r.Curve, p)
 		if m.Heldout == nil {
 			continue

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -44,16 +43,8 @@ type evaluation struct {
 	row   *Row
 }
 
-// readResult reads a result file. It returns nil, without an error, where the
+// parseResult reads a result file. It returns nil, without an error, where the
 // file is JSON of another kind.
-func readResult(path string) (*evaluation, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, ui.Inputf("result file: %w", err)
-	}
-	return parseResult(path, data)
-}
-
 func parseResult(path string, data []byte) (*evaluation, error) {
 	var top map[string]json.RawMessage
 	if err := json.Unmarshal(data, &top); err != nil {

@@ -22,7 +22,7 @@ import (
 )
 
 func TestPlotWritesEveryFigure(t *testing.T) {
-	rows := collect(t, writeFixture(t))
+	rows := collect(t, writeFixture(t), put(t, t.TempDir(), "measurements.json", measurements("2026-01-02T00:00:00Z")))
 	dir := filepath.Join(t.TempDir(), "new", "plots")
 	files, err := Plot(context.Background(), rows, PaperTasks, dir, false)
 	if err != nil {
@@ -33,7 +33,8 @@ func TestPlotWritesEveryFigure(t *testing.T) {
 		got = append(got, filepath.Base(f))
 	}
 	want := []string{"score.png", "score.svg", "heldout.png", "heldout.svg", "recovery.png", "recovery.svg",
-		"training.png", "training.svg", "heldout-curve.png", "heldout-curve.svg"}
+		"training.png", "training.svg", "heldout-curve.png", "heldout-curve.svg",
+		"largest-batch.png", "largest-batch.svg", "memory.png", "memory.svg", "throughput.png", "throughput.svg"}
 	if !slices.Equal(got, want) {
 		t.Errorf("wrote %v, want %v", got, want)
 	}

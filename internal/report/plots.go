@@ -5,30 +5,32 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 
 	"mlkv/internal/ui"
 )
 
+// figures are all that the rows have figures for.
+func figures(rows []*Row, tasks []string) []*figure {
+	return slices.DeleteFunc([]*figure{
+		scorePlot(rows, tasks), heldoutPlot(rows), recoveryPlot(rows), trainingPlot(rows), heldoutCurves(rows),
+		largestPlot(rows), memoryPlot(rows), throughputPlot(rows),
+	}, func(f *figure) bool { return f == nil })
+}
+
 // Plot writes every figure that the rows have figures for, each as PNG and SVG,
 // into dir and returns the files.
 func Plot(ctx context.Context, rows []*Row, tasks []string, dir string, force bool) ([]string, error) {
-	var figures []*figure
-	for _, f := range []*figure{
-		scorePlot(rows, tasks), heldoutPlot(rows), recoveryPlot(rows), trainingPlot(rows), heldoutCurves(rows),
-	} {
-		if f != nil {
-			figures = append(figures, f)
-		}
-	}
-	if len(figures) == 0 {
-		return nil, ui.Inputf("plots: expected scores or held-out losses of models of known cache size, or training runs, found none")
+	all := figures(rows, tasks)
+	if len(all) == 0 {
+		return nil, ui.Inputf("plots: expected scores or held-out losses of models of known cache size, training runs or measurements, found none")
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, ui.Usagef("plots: %w", err)
 	}
 	var files []string
-	for _, f := range figures {
+	for _, f := range all {
 		if err := ctx.Err(); err != nil {
 			return files, err
 		}

@@ -22,6 +22,7 @@ type Options struct {
 	Format string // text, markdown, csv, json
 	Out    string // file for the table; empty: standard output
 	Plots  string // folder for plots; empty: none
+	Page   string // folder for a page in HTML and Markdown, with plots; empty: none
 	Force  bool   // overwrite files
 }
 
@@ -51,12 +52,21 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	if err := writeTable(o, s, table.String()); err != nil {
 		return err
 	}
-	if o.Plots == "" {
+	if o.Plots != "" {
+		files, err := Plot(ctx, rows, o.Tasks, o.Plots, o.Force)
+		for _, f := range files {
+			fmt.Fprintln(s.Err, "plot:", f)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if o.Page == "" {
 		return nil
 	}
-	files, err := Plot(ctx, rows, o.Tasks, o.Plots, o.Force)
-	for _, f := range files {
-		fmt.Fprintln(s.Err, "plot:", f)
+	files, err := WritePage(ctx, rows, o.Tasks, o.Page, o.Force)
+	if err == nil {
+		fmt.Fprintln(s.Err, "page:", strings.Join(files, ", "))
 	}
 	return err
 }

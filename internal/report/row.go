@@ -27,7 +27,7 @@ type Shape struct {
 // Point is a line of metrics.jsonl.
 type Point struct {
 	Step    int
-	Loss    float64 // of training, NaN in a held-out record
+	Loss    float64 // cross-entropy of training, NaN in a held-out record
 	Heldout float64 // NaN in a training record
 }
 
@@ -46,6 +46,7 @@ type Row struct {
 	// were measured; 0 where not known.
 	HeldoutTokens, ConvertedTokens int
 	Curve                          []Point // of the training run
+	Measured                       []Measurement
 }
 
 func newRow(name string) *Row {

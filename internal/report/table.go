@@ -76,7 +76,33 @@ func columns(rows []*Row, tasks []string, machine bool) []column {
 	}
 	counted := averaged(rows, tasks)
 	add("average", "average", 2, 100, func(r *Row) Estimate { return r.Average(counted) })
-	return cols
+	return append(cols, measuredColumns(rows)...)
+}
+
+// measuredColumns are of each row's first measurement: the one on the device
+// with most memory.
+func measuredColumns(rows []*Row) []column {
+	length := measuredLength(rows)
+	of := func(find func(m Measurement) *MeasuredPoint, get func(p *MeasuredPoint) any) func(r *Row) any {
+		return func(r *Row) any {
+			if len(r.Measured) == 0 {
+				return nil
+			}
+			if p := find(r.Measured[0]); p != nil {
+				return get(p)
+			}
+			return nil
+		}
+	}
+	largest := func(m Measurement) *MeasuredPoint { return m.largest(length) }
+	context := func(m Measurement) *MeasuredPoint { return m.context(1) }
+	return []column{
+		{"largest batch", "largest_batch", of(largest, func(p *MeasuredPoint) any { return ui.Integer(p.Batch) })},
+		{"tokens/s there", "tokens_per_second", of(largest, func(p *MeasuredPoint) any {
+			return ui.Cell{Value: p.TokensPerSecond, Text: ui.FormatRate(p.TokensPerSecond)}
+		})},
+		{"longest context", "longest_context", of(context, func(p *MeasuredPoint) any { return ui.Integer(p.Length) })},
+	}
 }
 
 // shapeColumns describe the models. The cache is compared with the first row's

@@ -6,6 +6,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"math"
 	"strings"
@@ -14,15 +15,15 @@ import (
 )
 
 // Table is rows of cells under named columns, to be written as aligned text,
-// Markdown, CSV or JSON. A cell is a string, a bool, any number, a Cell, a
+// Markdown, HTML, CSV or JSON. A cell is a string, a bool, any number, a Cell, a
 // fmt.Stringer, or nil where there is no value.
 type Table struct {
 	columns []string
 	rows    [][]any
 }
 
-// Cell is a value with the text that stands for it in text and Markdown tables;
-// CSV and JSON hold the value itself.
+// Cell is a value with the text that stands for it in text, Markdown and HTML
+// tables; CSV and JSON hold the value itself.
 type Cell struct {
 	Value any
 	Text  string
@@ -116,6 +117,45 @@ func (t *Table) Markdown(w io.Writer) error {
 		}
 		fmt.Fprintln(out, "|")
 	}
+	return out.Flush()
+}
+
+// HTML writes a table element: cells that are numbers have the class "n", and
+// every cell the value that it is sorted by in data-v.
+func (t *Table) HTML(w io.Writer) error {
+	out := bufio.NewWriter(w)
+	cells, _, right := t.layout()
+	for r, row := range cells {
+		tag := "td"
+		switch r {
+		case 0:
+			tag = "th"
+			out.WriteString("<table>\n<thead>\n")
+		case 1:
+			out.WriteString("<tbody>\n")
+		}
+		out.WriteString("<tr>")
+		for i, c := range row {
+			fmt.Fprintf(out, "<%s", tag)
+			if right[i] {
+				out.WriteString(` class="n"`)
+			}
+			if r > 0 {
+				if v := value(t.rows[r-1][i]); v != nil {
+					fmt.Fprintf(out, ` data-v="%s"`, html.EscapeString(fmt.Sprint(v)))
+				}
+			}
+			fmt.Fprintf(out, ">%s</%s>", html.EscapeString(c), tag)
+		}
+		out.WriteString("</tr>\n")
+		if r == 0 {
+			out.WriteString("</thead>\n")
+		}
+	}
+	if len(cells) > 1 {
+		out.WriteString("</tbody>\n")
+	}
+	out.WriteString("</table>\n")
 	return out.Flush()
 }
 

@@ -57,6 +57,29 @@ MLKV-6,0,,
 	}
 }
 
+func TestTableHTML(t *testing.T) {
+	table := NewTable("name", "loss")
+	table.Row("<b> & \"c\"", Fixed(3.3321, 2))
+	table.Row("d", nil)
+	var b strings.Builder
+	if err := table.HTML(&b); err != nil {
+		t.Fatal(err)
+	}
+	want := `<table>
+<thead>
+<tr><th>name</th><th class="n">loss</th></tr>
+</thead>
+<tbody>
+<tr><td data-v="&lt;b&gt; &amp; &#34;c&#34;">&lt;b&gt; &amp; &#34;c&#34;</td><td class="n" data-v="3.3321">3.33</td></tr>
+<tr><td data-v="d">d</td><td class="n">-</td></tr>
+</tbody>
+</table>
+`
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", &b, want)
+	}
+}
+
 func TestTableReadsBack(t *testing.T) {
 	x := 0.1
 	x += 0.2
