@@ -7,61 +7,77 @@ import (
 )
 
 // KVCache holds the keys and values of one owner layer for incremental
-// decoding: [R, Capacity, G*D] each.
+// decoding: [R, G, Capacity, D] each, so that a head is read in one run.
 type KVCache struct {
-	Rows, Capacity, Width int
-	Keys, Values          []float32
+	Rows, KVHeads, Capacity, HeadSize int
+	Keys, Values                      []float32
 }
 
-// NewKVCache makes a cache in memory of 2*rows*capacity*width elements.
-func NewKVCache(rows, capacity, width int, memory []float32) *KVCache {
-	n := rows * capacity * width
-	return &KVCache{Rows: rows, Capacity: capacity, Width: width, Keys: memory[:n], Values: memory[n : 2*n]}
+// NewKVCache makes a cache in memory of 2*rows*kvHeads*capacity*headSize elements.
+func NewKVCache(rows, kvHeads, capacity, headSize int, memory []float32) *KVCache {
+	n := rows * kvHeads * capacity * headSize
+	return &KVCache{Rows: rows, KVHeads: kvHeads, Capacity: capacity, HeadSize: headSize, Keys: memory[:n], Values: memory[n : 2*n]}
 }
 
-// Put stores consecutive keys and values of a row from a position on.
+// Head is where a head of a row begins in Keys and Values.
+func (c *KVCache) Head(row, head int) int { return (row*c.KVHeads + head) * c.Capacity * c.HeadSize }
+
+// Put stores consecutive keys and values of a row, [n, G*D] each, from a position
+// on.
 func (c *KVCache) Put(row, position int, keys, values []float32) {
-	at := (row*c.Capacity + position) * c.Width
-	copy(c.Keys[at:], keys)
-	copy(c.Values[at:], values)
+	d := c.HeadSize
+	for i := 0; i*d < len(keys); i++ {
+		at := c.Head(row, i%c.KVHeads) + (position+i/c.KVHeads)*d
+		copy(c.Keys[at:at+d], keys[i*d:])
+		copy(c.Values[at:at+d], values[i*d:])
+	}
 }
 
 // AttendCached is Attention for one new query in each row, over the first
 // lengths[r] positions of a cache: q [R, A*D] -> out [R, A*D]. With turn, keys
 // are rotated as they are read.
 func (o Attention) AttendCached(out, q []float32, c *KVCache, lengths []int, turn *Rotary) {
-	d, qw, group := o.HeadSize, o.Heads*o.HeadSize, o.Heads/o.KVHeads
+	d, group := o.HeadSize, o.Heads/o.KVHeads
+	if turn == nil {
+		blas.Parallel(c.Rows*o.Heads, func(i int) {
+			r := i / o.Heads
+			at, n := c.Head(r, i%o.Heads/group), lengths[r]*d
+			o.attendHead(out[i*d:(i+1)*d], q[i*d:(i+1)*d], c.Keys[at:at+n], c.Values[at:at+n])
+		})
+		return
+	}
 	blas.Parallel(c.Rows*o.KVHeads, func(i int) {
-		r, g := i/o.KVHeads, i%o.KVHeads
-		n := lengths[r]
-		base := r*c.Capacity*c.Width + g*d
-		keys, stride := c.Keys[base:], c.Width
-		if turn != nil {
-			rotated := scratch[float32](n * d)
-			defer release(rotated)
-			table := rotaryTable[float32](*turn, 0, n)
-			for p := range n {
-				copy(rotated[p*d:(p+1)*d], keys[p*c.Width:])
-				table.turn(rotated[p*d:(p+1)*d], p)
-			}
-			keys, stride = rotated, d
+		r := i / o.KVHeads
+		at, n := c.Head(r, i%o.KVHeads), lengths[r]
+		rotated := scratch[float32](n * d)
+		defer release(rotated)
+		copy(rotated, c.Keys[at:])
+		table := rotaryTable[float32](*turn, 0, n)
+		for p := range n {
+			table.turn(rotated[p*d:(p+1)*d], p)
 		}
-		s := scratch[float32](n)
-		defer release(s)
-		for h := g * group; h < (g+1)*group; h++ {
-			query, y := q[r*qw+h*d:r*qw+(h+1)*d], out[r*qw+h*d:r*qw+(h+1)*d]
-			for p := range n {
-				s[p] = dot(query, keys[p*stride:p*stride+d])
-			}
-			scale(s, float32(1/math.Sqrt(float64(d))))
-			l := expSum(s, s, maxOf(s))
-			clear(y)
-			for p := range n {
-				axpy(y, s[p], c.Values[base+p*c.Width:base+p*c.Width+d])
-			}
-			scale(y, 1/l)
+		for h := i * group; h < (i+1)*group; h++ {
+			o.attendHead(out[h*d:(h+1)*d], q[h*d:(h+1)*d], rotated, c.Values[at:at+n*d])
 		}
 	})
+}
+
+// attendHead is attention of one query head over keys and values [n, D].
+func (o Attention) attendHead(out, q, keys, values []float32) {
+	d := o.HeadSize
+	n := len(keys) / d
+	s := scratch[float32](n)
+	defer release(s)
+	for p := range n {
+		s[p] = dot(q, keys[p*d:(p+1)*d])
+	}
+	scale(s, float32(1/math.Sqrt(float64(d))))
+	l := expSum(s, s, maxOf(s))
+	clear(out)
+	for p := range n {
+		axpy(out, s[p], values[p*d:(p+1)*d])
+	}
+	scale(out, 1/l)
 }
 
 // TurnAt rotates one token in each row, row r at positions[r], in place:

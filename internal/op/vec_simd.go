@@ -142,16 +142,29 @@ func sumSquares32(x []float32, shift float32) float32 {
 
 func dot32(x, y []float32) float32 {
 	y = y[:len(x)]
-	acc := splat(0)
+	// Four sums at a time do not wait for one another.
+	a, b, c, d := splat(0), splat(0), splat(0), splat(0)
 	i := 0
-	for ; i+lanes <= len(x); i += lanes {
-		acc = load(x[i:]).MulAdd(load(y[i:]), acc)
+	for ; i+4*lanes <= len(x); i += 4 * lanes {
+		u, v := (*[4 * lanes]float32)(x[i:]), (*[4 * lanes]float32)(y[i:])
+		a = part(u, 0).MulAdd(part(v, 0), a)
+		b = part(u, 1).MulAdd(part(v, 1), b)
+		c = part(u, 2).MulAdd(part(v, 2), c)
+		d = part(u, 3).MulAdd(part(v, 3), d)
 	}
-	total := reduce(acc)
+	for ; i+lanes <= len(x); i += lanes {
+		a = load(x[i:]).MulAdd(load(y[i:]), a)
+	}
+	total := reduce(a.Add(c).Add(b.Add(d)))
 	for ; i < len(x); i++ {
 		total += x[i] * y[i]
 	}
 	return total
+}
+
+// part is one of the vectors of four.
+func part(x *[4 * lanes]float32, i int) vec {
+	return archsimd.LoadFloat32x8((*[lanes]float32)(x[i*lanes:]))
 }
 
 func scale32(x []float32, a float32) {

@@ -87,3 +87,57 @@ func report(b *testing.B, rate, flops float64, tokens int) {
 	b.ReportMetric(100*flops/seconds/rate, "%of-SGEMM")
 	b.ReportMetric(float64(tokens)/seconds, "tokens/s")
 }
+
+// copier measures the rate in bytes a second at which all threads copy memory far
+// larger than the caches, what is read and what is written counted.
+type copier struct{ from, to []float32 }
+
+func newCopier() copier {
+	const n = 64 << 20
+	c := copier{make([]float32, n), make([]float32, n)}
+	c.seconds() // the system hands pages out when they are first touched
+	return c
+}
+
+func (c copier) bytes() float64 { return float64(2 * 4 * len(c.from)) }
+
+func (c copier) seconds() float64 {
+	start := time.Now()
+	blas.Chunks(len(c.from), 1<<16, func(lo, hi int) { copy(c.to[lo:hi], c.from[lo:hi]) })
+	return time.Since(start).Seconds()
+}
+
+// BenchmarkDecode times a step of the Pythia-160M shape at batch 1 with 1,000 tokens
+// in the cache, and compares the rate at which it reads weights and cache with that
+// of copies made in turn with it.
+func BenchmarkDecode(b *testing.B) {
+	cfg, err := model.Sized("pythia-160m")
+	if err != nil {
+		b.Fatal(err)
+	}
+	const filled, steps = 1000, 16
+	dec, err := Open(0).Decoder(cfg, random(cfg, 1), engine.DecodeOptions{Rows: 1, MaxSize: filled + steps})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer dec.Close()
+	copies, copying := newCopier(), 0.0
+	for b.Loop() {
+		b.StopTimer()
+		if err := dec.Fill(background, filled, 1); err != nil {
+			b.Fatal(err)
+		}
+		copying += copies.seconds()
+		b.StartTimer()
+		if _, err := dec.Extend(background, []int32{1}, steps); err != nil {
+			b.Fatal(err)
+		}
+	}
+	seconds := b.Elapsed().Seconds() / float64(b.N*steps)
+	moved := float64((cfg.Parameters()-cfg.VocabSize*cfg.HiddenSize)*4 + cfg.KVBytes(1, filled, 4))
+	rate := copies.bytes() * float64(b.N) / copying
+	b.ReportMetric(moved/seconds/1e9, "GB/s")
+	b.ReportMetric(rate/1e9, "copy-GB/s")
+	b.ReportMetric(100*moved/seconds/rate, "%of-copy")
+	b.ReportMetric(1/seconds, "tokens/s")
+}

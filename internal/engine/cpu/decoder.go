@@ -55,8 +55,7 @@ func (d *decoder) Resize(o engine.DecodeOptions) error {
 	if err != nil {
 		return err
 	}
-	width := d.cfg.KVSize()
-	each := 2 * o.Rows * o.MaxSize * width
+	each := 2 * o.Rows * o.MaxSize * d.cfg.KVSize()
 	if d.memory, err = newRegion(int64(next.plan.Elements+len(next.Cache)*each), bytes(d.params), o.MemoryLimit); err != nil {
 		return fmt.Errorf("decoding %d rows of up to %d tokens: %w", o.Rows, o.MaxSize, err)
 	}
@@ -64,7 +63,7 @@ func (d *decoder) Resize(o engine.DecodeOptions) error {
 	d.arena = d.memory.take(next.plan.Elements)
 	d.caches = map[int]*op.KVCache{}
 	for _, c := range next.Cache {
-		d.caches[c.Owner] = op.NewKVCache(o.Rows, o.MaxSize, width, d.memory.take(each))
+		d.caches[c.Owner] = op.NewKVCache(o.Rows, d.cfg.KVHeads, o.MaxSize, d.cfg.HeadSize(), d.memory.take(each))
 	}
 	return nil
 }
@@ -231,10 +230,12 @@ func (d *decoder) Fill(ctx context.Context, length int, seed uint64) error {
 		}
 		blas.Parallel(c.Rows, func(r int) {
 			random := rand.New(rand.NewPCG(seed, uint64(owner)<<32|uint64(r)))
-			at := r * c.Capacity * c.Width
-			for _, x := range [][]float32{c.Keys, c.Values} {
-				for i := range x[at : at+length*c.Width] {
-					x[at+i] = 2*random.Float32() - 1
+			for g := range c.KVHeads {
+				at := c.Head(r, g)
+				for _, x := range [][]float32{c.Keys, c.Values} {
+					for i := range x[at : at+length*c.HeadSize] {
+						x[at+i] = 2*random.Float32() - 1
+					}
 				}
 			}
 		})
