@@ -49,8 +49,13 @@ func (w benchWeights) Float32(name string) ([]float32, error) {
 			v[i] = 1
 		}
 	case p.Decays():
-		for i := range v {
+		// Large arrays repeat their beginning: drawing every element takes long.
+		drawn := min(len(v), 1<<20)
+		for i := range drawn {
 			v[i] = float32(r.NormFloat64()) * 0.02
+		}
+		for n := drawn; n < len(v); n *= 2 {
+			copy(v[n:], v[:n])
 		}
 	}
 	return v, nil

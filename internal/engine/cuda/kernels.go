@@ -25,6 +25,7 @@ type kernelSet struct {
 	modules           map[variant]*gpu.Module
 	kernels           map[variant]map[string]*gpu.Kernel
 	ints              map[variant]map[string][]int32
+	defines           []string // further constants of every file, which tests set
 }
 
 func newKernelSet(compiler *gpu.Compiler) *kernelSet {
@@ -43,7 +44,7 @@ func (k *kernelSet) image(v variant) ([]byte, error) {
 		return nil, fmt.Errorf("kernel file %s is not in this binary", v.file)
 	}
 	src := gpu.Source{Name: v.file, Text: text, Headers: k.headers}
-	for _, d := range strings.Fields(v.defines) {
+	for _, d := range append(strings.Fields(v.defines), k.defines...) {
 		src.Options = append(src.Options, "-D"+d)
 	}
 	return k.compiler.Compile(src)

@@ -30,6 +30,7 @@ func TestKernelsCompile(t *testing.T) {
 			t.Skipf("needs NVRTC: %v", err)
 		}
 		k := newKernelSet(c)
+		k.defines = testDefines()
 		var wg sync.WaitGroup
 		for _, v := range everyVariant(k) {
 			wg.Go(func() {
@@ -42,6 +43,10 @@ func TestKernelsCompile(t *testing.T) {
 	}
 }
 
+// testDefines are further constants of every kernel file, for tools that look
+// into kernels (tools/sanitize-gpu.sh).
+func testDefines() []string { return strings.Fields(os.Getenv("MLKV_TEST_DEFINES")) }
+
 // everyVariant lists all kernel files with constants that models have.
 func everyVariant(k *kernelSet) []variant {
 	constants := map[string][]string{
@@ -49,8 +54,8 @@ func everyVariant(k *kernelSet) []variant {
 		"attention_segments.cu": {"HEAD_SIZE=32 WARPS_OF_A_BLOCK=1", "HEAD_SIZE=32 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=64 WARPS_OF_A_BLOCK=1",
 			"HEAD_SIZE=64 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=80 WARPS_OF_A_BLOCK=1", "HEAD_SIZE=80 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=128 WARPS_OF_A_BLOCK=1",
 			"HEAD_SIZE=128 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=1", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=2", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=4"},
-		"layernorm.cu": {"HIDDEN=96", "HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768"},
-		"residual.cu":  {"HIDDEN=256", "HIDDEN=768"},
+		"layernorm.cu": {"HIDDEN=96", "HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768", "HIDDEN=1024", "HIDDEN=2048"},
+		"residual.cu":  {"HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768", "HIDDEN=1024", "HIDDEN=2048"},
 		"headloss.cu":  {"VOCAB=256", "VOCAB=512", "VOCAB=50304"},
 	}
 	var list []variant

@@ -28,6 +28,7 @@ func openGPU(t testing.TB, o Options) *Engine {
 			t.Error(err)
 		}
 	})
+	e.(*Engine).dev.kernels.defines = testDefines()
 	return e.(*Engine)
 }
 
@@ -94,10 +95,10 @@ func TestGradientsMatchTheCPU(t *testing.T) {
 		{Options{Recompute: RecomputeLayer}, 2e-4, 0.2, 0.01},
 		{Options{Float32: true}, 1e-5, 1e-4, 1e-5},
 	} {
+		e := openGPU(t, mode.o)
 		for name, cfg := range gpuModels(t) {
 			t.Run(fmt.Sprintf("%s/float32 %v recompute %v", name, mode.o.Float32, mode.o.Recompute), func(t *testing.T) {
 				const rows, length = 2, 136
-				e := openGPU(t, mode.o)
 				w := randomWeights(cfg, 7)
 				scaleDown(w, cfg)
 				o := engine.TrainOptions{Rows: rows, Length: length}

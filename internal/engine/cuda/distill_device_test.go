@@ -4,9 +4,7 @@ package cuda
 
 import (
 	"fmt"
-	"maps"
 	"math"
-	"slices"
 	"testing"
 
 	"mlkv/internal/engine"
@@ -25,9 +23,10 @@ func TestDistillMatchesTheCPU(t *testing.T) {
 		{Options{Recompute: RecomputeLayer}, 2e-3, 0.02},
 		{Options{Float32: true}, 2e-5, 2e-5},
 	} {
+		e := openGPU(t, mode.o)
 		for _, name := range []string{"plain", "shared", "before rotary", "tied", "odd intermediate size"} {
 			t.Run(fmt.Sprintf("%s/float32 %v recompute %v", name, mode.o.Float32, mode.o.Recompute), func(t *testing.T) {
-				cfg, e := gpuModels(t)[name], openGPU(t, mode.o)
+				cfg := gpuModels(t)[name]
 				w, d := randomWeights(cfg, 7), testDistill(cfg.VocabSize, 320, 4)
 				scaleDown(w, cfg)
 				d.Teacher.IntermediateSize = 509
@@ -45,8 +44,8 @@ func TestDistillMatchesTheCPU(t *testing.T) {
 
 				o.Optimizer = testOptimizer
 				device, host := newTrainer(t, e, cfg, w, o), newTrainer(t, cpu.Open(0), cfg, w, o)
-				gotSteps, _ := train(t, device, cfg, rows, length, 6, 2)
-				wantSteps, _ := train(t, host, cfg, rows, length, 6, 2)
+				gotSteps, _ := train(t, device, cfg, rows, length, 4, 2)
+				wantSteps, _ := train(t, host, cfg, rows, length, 4, 2)
 				for i := range wantSteps {
 					deviations(t, fmt.Sprintf("step %d", i), gotSteps[i], wantSteps[i], 5*mode.loss)
 				}
@@ -84,36 +83,5 @@ func deviations(t *testing.T, what string, got, want engine.Step, tolerance floa
 	}
 	if got.Tokens != want.Tokens {
 		t.Errorf("%s: %d positions, want %d", what, got.Tokens, want.Tokens)
-	}
-}
-
-// TestCollectorMatchesTheCPU compares every layer's inner results.
-func TestCollectorMatchesTheCPU(t *testing.T) {
-	const rows, length = 3, 40
-	for _, mode := range []struct {
-		o         Options
-		tolerance float64 // of every matrix, relative
-	}{{Options{}, 0.02}, {Options{Float32: true}, 1e-5}} {
-		models := gpuModels(t)
-		for _, name := range slices.Sorted(maps.Keys(models)) {
-			t.Run(fmt.Sprintf("%s/float32 %v", name, mode.o.Float32), func(t *testing.T) {
-				cfg := models[name]
-				w := randomWeights(cfg, 7)
-				scaleDown(w, cfg)
-				for seed := range uint64(2) {
-					tokens := testBatch(cfg, rows, length, seed).Tokens
-					want := collectAll(t, cpu.Open(0), cfg, w, rows, length, tokens)
-					got := collectAll(t, openGPU(t, mode.o), cfg, w, rows, length, tokens)
-					for label, m := range want {
-						if d := relative(got[label], m); len(got[label]) != len(m) || !(d <= mode.tolerance) {
-							t.Errorf("%s: %d elements, want %d, deviate by %.2g", label, len(got[label]), len(m), d)
-						}
-					}
-					if len(got) != len(want) {
-						t.Errorf("%d matrices, want %d", len(got), len(want))
-					}
-				}
-			})
-		}
 	}
 }
