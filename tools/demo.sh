@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole method on the small base that the repository carries: the base is
 # converted to four rows by pooling and to one by absorption; these and the base
-# itself are uptrained on Go's source tree, scored and laid side by side.
+# itself are uptrained on Go's source tree, scored, measured and laid side by side.
 #
 #   tools/demo.sh bin/mlkv runs/demo
 set -euo pipefail
@@ -34,5 +34,9 @@ done <<-ROWS
 	MLKV-2-absorb  2 1 absorb
 ROWS
 
+step "memory and speed: what fits into 64 MiB"
+"$mlkv" measure "$work"/*/uptrain/model --out "$work/measure" --baseline MHA-32 \
+	--lengths 256 --batches 1,16 --steps 8 --seconds 0.5 --memory 64MiB
+
 step "all rows"
-"$mlkv" report "$work" --plots "$work/plots"
+"$mlkv" report "$work" --page "$work/report"

@@ -16,6 +16,7 @@ import (
 type Measurement struct {
 	Device    string // as for example "NVIDIA H100 80GB HBM3"
 	Capacity  int64  // memory of the device in bytes; 0 where not known
+	Limited   bool   // Capacity is what was allowed, less than the device has
 	CacheBits int    // of a cached element
 	Points    []MeasuredPoint
 	finished  time.Time
@@ -105,7 +106,7 @@ func parseMeasured(path string, data []byte) ([]measuredRow, error) {
 			r.work = workFolder(m.Path)
 		}
 		if f.Device.Limit > 0 {
-			r.Capacity = f.Device.Limit
+			r.Capacity, r.Limited = f.Device.Limit, true
 		}
 		r.shape = &Shape{Owners: m.KVLayers, KVHeads: m.KVHeads, Parameters: m.Parameters, KVBytes: m.KVBytes * 16 / m.CacheBits}
 		for _, p := range m.Points {

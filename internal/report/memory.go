@@ -23,7 +23,7 @@ func memoryPlot(rows []*Row) *figure {
 	for _, r := range rows {
 		for _, m := range r.Measured {
 			if len(s.levels) == 0 && m.Capacity > 0 {
-				s.levels = append(s.levels, level{float64(m.Capacity), "memory of the device"})
+				s.levels = append(s.levels, m.limit())
 			}
 		}
 	}
@@ -32,6 +32,15 @@ func memoryPlot(rows []*Row) *figure {
 		"sequences decoded together", "memory")
 	s.addTo(f, byteTicks{})
 	return f
+}
+
+// limit is the line of all memory that a model could take.
+func (m Measurement) limit() level {
+	l := level{y: float64(m.Capacity), name: "memory of the device", left: true}
+	if m.Limited {
+		l.name = "memory allowed"
+	}
+	return l
 }
 
 // throughputPlot shows the rate of decoding against the batch.

@@ -35,6 +35,7 @@ type dot struct {
 type level struct {
 	y    float64
 	name string
+	left bool // where the name stands
 }
 
 // newScatter takes the rows of known cache size and value; nil if there are
@@ -63,7 +64,7 @@ func newScatter(rows []*Row, value func(*Row) Estimate, higher bool) *scatter {
 	return s
 }
 
-func (s *scatter) level(y float64, name string) { s.levels = append(s.levels, level{y, name}) }
+func (s *scatter) level(y float64, name string) { s.levels = append(s.levels, level{y: y, name: name}) }
 
 // addTo sets the axes and adds the scatter to the figure.
 func (s *scatter) addTo(f *figure) {
@@ -157,7 +158,11 @@ func (s *scatter) drawNames(c draw.Canvas, at []vg.Point, l *labeller) {
 func (l level) draw(c draw.Canvas, y vg.Length) {
 	dashed := draw.LineStyle{Color: soft, Width: vg.Points(0.8), Dashes: []vg.Length{vg.Points(4), vg.Points(3)}}
 	c.StrokeLine2(dashed, c.Min.X, y, c.Max.X, y)
-	c.FillText(style(9, soft, draw.XRight, draw.YBottom), vg.Point{X: c.Max.X, Y: y + 2}, l.name)
+	sty, at := style(9, soft, draw.XRight, draw.YBottom), vg.Point{X: c.Max.X, Y: y + 2}
+	if l.left {
+		sty.XAlign, at.X = draw.XLeft, c.Min.X+4
+	}
+	c.FillText(sty, at, l.name)
 }
 
 // positions places the dots. One that would cover another of the same cache
