@@ -96,8 +96,9 @@ func parseMeasured(path string, data []byte) ([]measuredRow, error) {
 	}
 	var rows []measuredRow
 	for _, m := range f.Models {
-		if m.CacheBits < 1 || len(m.Points) == 0 {
-			return nil, ui.Inputf("%s: model %q: expected cache_bits and points, found %d and %d", path, m.Name, m.CacheBits, len(m.Points))
+		if m.CacheBits < 1 || m.KVBytes*16/m.CacheBits < 1 || len(m.Points) == 0 {
+			return nil, ui.Inputf("%s: model %q: expected cache_bits, kv_bytes_per_token and points, found %d, %d and %d points",
+				path, m.Name, m.CacheBits, m.KVBytes, len(m.Points))
 		}
 		r := measuredRow{name: m.Name, work: path + "/" + m.Name, Measurement: Measurement{
 			Device: f.Device.Name, Capacity: f.Device.Memory, CacheBits: m.CacheBits, finished: f.Provenance.Finished,
@@ -110,6 +111,9 @@ func parseMeasured(path string, data []byte) ([]measuredRow, error) {
 		}
 		r.shape = &Shape{Owners: m.KVLayers, KVHeads: m.KVHeads, Parameters: m.Parameters, KVBytes: m.KVBytes * 16 / m.CacheBits}
 		for _, p := range m.Points {
+			if p.Batch < 1 && !p.OutOfMemory {
+				return nil, ui.Inputf("%s: model %q: batch_size: expected 1 or more, found %d", path, m.Name, p.Batch)
+			}
 			r.Points = append(r.Points, MeasuredPoint{p.Kind, p.Batch, p.Length, p.OutOfMemory, p.Memory - m.Background, p.KV, p.TokensPerSecond})
 		}
 		rows = append(rows, r)
@@ -137,6 +141,9 @@ func parseMeasuredCSV(path string, data []byte) ([]measuredRow, error) {
 			OutOfMemory: t.text("is_oom") == "True", KV: t.mib("kv_cache_mem"), TokensPerSecond: t.number("inference_speed"),
 		}
 		p.Memory = t.mib("model_memory_usage") + t.mib("memory_usage")
+		if t.err == nil && p.Batch < 1 {
+			t.err = ui.Inputf("%s:%d: batch_size: expected 1 or more, found %d", path, t.line, p.Batch)
+		}
 		if t.err != nil {
 			return nil, t.err
 		}

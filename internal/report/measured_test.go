@@ -1,9 +1,12 @@
 package report
 
 import (
+	"encoding/json"
 	"math"
 	"strings"
 	"testing"
+
+	"gonum.org/v1/plot"
 
 	"mlkv/internal/ui"
 )
@@ -98,11 +101,12 @@ func TestMeasuredRefusals(t *testing.T) {
 		content any
 		want    string
 	}{
-		"points.json":          {noPoints, `points.json: model "MLKV-8": expected cache_bits and points`},
+		"points.json":          {noPoints, `points.json: model "MLKV-8": expected cache_bits, kv_bytes_per_token and points`},
 		"text.json":            {text, "text.json: expected measurements of mlkv measure"},
 		"x/measurements.json":  {text, "expected measurements of mlkv measure"},
 		"columns.csv":          {strings.Replace(authorsCSV, "is_oom", "oom", 1), "columns.csv: expected a column is_oom"},
 		"number.csv":           {strings.Replace(authorsCSV, ",48,368", ",many,368", 1), `number.csv:2: sequence_length: expected a number, found "many"`},
+		"batch.csv":            {strings.Replace(authorsCSV, "deduped,8,", "deduped,0,", 1), "batch.csv:2: batch_size: expected 1 or more, found 0"},
 		"empty.csv":            {"", "empty.csv: expected measurements, found none"},
 		"ragged.csv":           {"a,b\n1\n", "ragged.csv: expected comma-separated measurements"},
 		"future/measured.json": {object{"format": "mlkv measurements 2"}, "found none"},
@@ -142,4 +146,36 @@ func TestDecadeTicks(t *testing.T) {
 			t.Errorf("%g to %g: %v, want %s", c.low, c.high, got, c.want)
 		}
 	}
+}
+
+// FuzzMeasured: whatever a file holds, it is refused or gives figures whose axes
+// can be drawn.
+func FuzzMeasured(f *testing.F) {
+	text, err := json.Marshal(measurements("2026-01-01T00:00:00Z"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(authorsCSV))
+	f.Add([]byte(strings.Replace(authorsCSV, "46.05", "1e308", 1)))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		rows, err := parseMeasured("x.json", data)
+		if err == nil && rows == nil {
+			rows, err = parseMeasuredCSV("x.csv", data)
+		}
+		if err != nil {
+			if ui.ExitCode(err) != ui.ExitInput {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		s := sources{measured: rows}
+		for _, fig := range figures(s.rows(), PaperTasks) {
+			for _, a := range []plot.Axis{fig.X, fig.Y} {
+				if !(a.Min < a.Max) || !known(a.Min) || !known(a.Max) || len(a.Tick.Marker.Ticks(a.Min, a.Max)) > 1000 {
+					t.Errorf("%s: an axis from %g to %g", fig.name, a.Min, a.Max)
+				}
+			}
+		}
+	})
 }

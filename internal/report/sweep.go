@@ -37,7 +37,7 @@ func newSweep(rows []*Row, length int, value func(MeasuredPoint) float64) *sweep
 		for i, m := range r.Measured {
 			l := sweepLine{name: measuredName(r, i), dashed: r.Published}
 			for _, p := range m.line(length) {
-				if y := value(p); y > 0 {
+				if y := value(p); y > 0 && known(y) {
 					l.xs, l.ys = append(l.xs, float64(p.Batch)), append(l.ys, y)
 					l.ends = p.Kind == kindLargest
 				}
