@@ -18,6 +18,7 @@ import (
 
 func newUptrainCmd(a *app) *cobra.Command {
 	var o train.Options
+	var memory string
 	cmd := &cobra.Command{
 		Use:   "uptrain [CHECKPOINT]",
 		Short: "Train a checkpoint on packed token shards",
@@ -32,6 +33,9 @@ given again, with the same batches and to the same bytes; one whose recipe or
 inputs differ is refused.`,
 		Example: `  mlkv uptrain --config configs/mlkv-6.yaml --dry-run
   mlkv uptrain --config configs/mlkv-6.yaml
+
+  # does it fit on a GPU that is not here?
+  mlkv uptrain --config configs/mlkv-6.yaml --dry-run --plan-memory 80GiB
 
   # the control that the paper lacks: the base itself under the same recipe
   mlkv uptrain models/pythia-160m --config configs/mha-144.yaml --out runs/control`,
@@ -54,7 +58,9 @@ inputs differ is refused.`,
 			if o.Out == "" {
 				o.Out = filepath.Join(c.Work, "uptrain")
 			}
-			o.Device = func() (engine.Engine, error) { return device.Open(a.device(c)) }
+			if o.Device, err = uptrainDevice(a.device(c), o.DryRun, memory); err != nil {
+				return err
+			}
 			return train.Run(cmd.Context(), o, a.Streams)
 		},
 	}
@@ -87,10 +93,27 @@ inputs differ is refused.`,
 	flags := cmd.Flags()
 	flags.StringVarP(&o.Out, "out", "o", "", "run `folder` (default WORK/uptrain)")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "check every input and print shapes, memory, steps and time; write nothing")
+	flags.StringVar(&memory, "plan-memory", "", "with --dry-run: plan for a GPU of this `size`, such as 80GiB, that need not be here")
 	flags.BoolVar(&o.Resume, "resume", false, "expect an unfinished run to go on with")
 	flags.BoolVar(&o.Force, "force", false, "remove the run that the folder holds and begin anew")
 	flags.BoolVar(&o.JSON, "json", false, "print the result as JSON")
 	return cmd
+}
+
+// uptrainDevice opens the device that is asked for, or one that only plans where
+// a memory is given.
+func uptrainDevice(d device.Options, dryRun bool, memory string) (func() (engine.Engine, error), error) {
+	if memory == "" {
+		return func() (engine.Engine, error) { return device.Open(d) }, nil
+	}
+	if !dryRun {
+		return nil, ui.Usagef("--plan-memory plans for a GPU that need not be here: add --dry-run")
+	}
+	size, err := ui.ParseBytes(memory)
+	if err != nil || size <= 0 {
+		return nil, ui.Usagef("--plan-memory: expected a size such as 80GiB, found %q", memory)
+	}
+	return func() (engine.Engine, error) { return device.Plan(d, size) }, nil
 }
 
 // uptrainCheckpoint is the folder to start from: the argument, or the converted

@@ -317,6 +317,9 @@ type Info struct {
 	Name    string // for example the processor's model
 	Backend string // for example "OpenBLAS 0.3.21 (SkylakeX)"
 	Threads int
+	// Absent says that the device is not here: its engine only plans, and calls
+	// all else an ErrAbsent.
+	Absent bool
 	// Peak is the greatest rate of the units that do matrix products, in
 	// floating-point operations a second; 0 where it is not known.
 	Peak float64
@@ -341,6 +344,9 @@ type Engine interface {
 	PlanTrainer(cfg model.Config, o TrainOptions) (Memory, error)
 	Close() error
 }
+
+// ErrAbsent is what an engine that only plans says of everything else.
+var ErrAbsent = errors.New("the device is not here")
 
 // CheckTokens reports the first token id that the model has no row for.
 func CheckTokens(tokens []int32, vocab int) error {

@@ -66,19 +66,28 @@ func dryRun(ctx context.Context, o Options, in *inputs, s ui.Streams) error {
 		return err
 	}
 	fits := p.Free == 0 || p.Memory.Total() <= p.Free
-	if fits {
-		if err := p.estimate(ctx, eng, in, o); err != nil {
-			return err
-		}
+	if !fits {
+		p.StepSource = "not measured: it does not fit"
+	} else if err := p.estimate(ctx, eng, in, o); err != nil {
+		return err
 	}
 	if err := p.write(s.Out, o.JSON); err != nil {
 		return err
 	}
 	if !fits {
-		return fmt.Errorf("memory of %s: expected at most the free %s, found a need of %s; set uptrain.micro_rows to at most %d",
-			p.Device, ui.FormatBytes(p.Free), ui.FormatBytes(p.Memory.Total()), p.LargestMicroRows)
+		return p.tooLarge()
 	}
 	return checkDisk(o.Out, p.DiskBytes)
+}
+
+// tooLarge says what to change where a trainer does not fit.
+func (p *Plan) tooLarge() error {
+	advice := fmt.Sprintf("set uptrain.micro_rows to at most %d", p.LargestMicroRows)
+	if p.LargestMicroRows == 0 {
+		advice = "not even one row fits; prepare shorter rows (data.row_length) or take a device with more memory"
+	}
+	return fmt.Errorf("memory of %s: expected at most the free %s, found a need of %s; %s, or on a GPU compute results again (uptrain.recompute)",
+		p.Device, ui.FormatBytes(p.Free), ui.FormatBytes(p.Memory.Total()), advice)
 }
 
 // checkAllShards reads every shard to its last token.

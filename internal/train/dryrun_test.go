@@ -82,6 +82,10 @@ func TestDryRunDoesNotFit(t *testing.T) {
 	if !strings.Contains(out.out.String(), "activations") {
 		t.Errorf("expected the plan, found %q", out.out.String())
 	}
+	o.Device = func() (engine.Engine, error) { return small{cpu.Open(1), 1000}, nil }
+	if _, err := runTrain(t, t.Context(), o); err == nil || !strings.Contains(err.Error(), "not even one row fits") {
+		t.Errorf("found %v, expected that no row fits", err)
+	}
 }
 
 // TestDryRunDamaged flips a token of a shard, which only reading all of it

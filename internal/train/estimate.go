@@ -19,6 +19,10 @@ const (
 
 // estimate measures one micro-batch and an update, or says why not.
 func (p *Plan) estimate(ctx context.Context, eng engine.Engine, in *inputs, o Options) error {
+	if eng.Info().Absent {
+		p.StepSource = "not measured: " + engine.ErrAbsent.Error()
+		return nil
+	}
 	rate := eng.Info().Peak
 	if rate == 0 {
 		rate = slowest

@@ -9,3 +9,6 @@ func Available() error { return ErrNotBuilt }
 
 // Open reports that there is no GPU engine in this program.
 func Open(int, Options) (engine.Engine, error) { return nil, ErrNotBuilt }
+
+// Plan reports that there is no GPU engine in this program.
+func Plan(int64, Options) (engine.Engine, error) { return nil, ErrNotBuilt }

@@ -33,7 +33,6 @@ type Options struct {
 
 // Open makes the engine.
 func Open(o Options) (engine.Engine, error) {
-	options := cuda.Options{Float32: o.Precision == "float32", Recompute: cuda.Recompute(o.Recompute), Warn: o.Warn}
 	name, number, numbered := strings.Cut(o.Name, ":")
 	switch {
 	case name == "cpu" && !numbered:
@@ -43,7 +42,7 @@ func Open(o Options) (engine.Engine, error) {
 			o.explain(err)
 			return cpu.Open(o.Threads), nil
 		}
-		return cuda.Open(0, options)
+		return cuda.Open(0, o.cuda())
 	case name == "cuda":
 		index := 0
 		if numbered {
@@ -53,7 +52,7 @@ func Open(o Options) (engine.Engine, error) {
 			}
 			index = n
 		}
-		e, err := cuda.Open(index, options)
+		e, err := cuda.Open(index, o.cuda())
 		switch {
 		case errors.Is(err, cuda.ErrNotBuilt):
 			return nil, ui.Usagef("device %s: %w", o.Name, err)
@@ -63,6 +62,25 @@ func Open(o Options) (engine.Engine, error) {
 		return e, nil
 	}
 	return nil, ui.Usagef("device: expected auto, cpu, cuda or cuda:N, found %q", o.Name)
+}
+
+// Plan makes an engine that plans trainers for a GPU of the given memory in bytes,
+// which need not be here.
+func Plan(o Options, memory int64) (engine.Engine, error) {
+	name, _, _ := strings.Cut(o.Name, ":")
+	if name != "cuda" && name != "auto" && name != "" {
+		return nil, ui.Usagef("device: a plan for a given memory is for a GPU, found %q", o.Name)
+	}
+	e, err := cuda.Plan(memory, o.cuda())
+	if errors.Is(err, cuda.ErrNotBuilt) {
+		return nil, ui.Usagef("plan for a GPU: %w", err)
+	}
+	return e, err
+}
+
+// cuda are the options of a GPU's engine.
+func (o Options) cuda() cuda.Options {
+	return cuda.Options{Float32: o.Precision == "float32", Recompute: cuda.Recompute(o.Recompute), Warn: o.Warn}
 }
 
 // explain warns where a GPU that is there cannot be used.
