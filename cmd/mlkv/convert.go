@@ -51,7 +51,7 @@ where they are not given.`,
 				return err
 			}
 			convertSettings(&o, c)
-			o.Observer = func() (engine.Engine, error) { return openObserver(a.device(c)) }
+			o.Observer = func() (engine.Engine, error) { return device.Open(a.device(c)) }
 			o.Engine = func() (engine.Engine, error) { return device.Open(a.device(c)) }
 			return convert.Run(cmd.Context(), o, a.Streams)
 		},

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"mlkv/internal/checkpoint"
+	"mlkv/internal/engine"
+	"mlkv/internal/engine/cpu"
 	"mlkv/internal/ui"
 )
 
@@ -74,4 +77,48 @@ func FuzzReadMetrics(f *testing.F) {
 			t.Errorf("%d records from %d lines", len(metrics), strings.Count(text, "\n"))
 		}
 	})
+}
+
+// quick is an engine on a device whose peak is known.
+type quick struct {
+	engine.Engine
+	peak float64
+}
+
+func (q quick) Info() engine.Info {
+	info := q.Engine.Info()
+	info.Peak = q.peak
+	return info
+}
+
+// TestMFU: the rate of every step and its share of the device's peak are in the
+// metrics.
+func TestMFU(t *testing.T) {
+	o := testOptions(t)
+	const peak = 1e12
+	o.Device = func() (engine.Engine, error) { return quick{cpu.Open(1), peak}, nil }
+	mustRun(t, o)
+	base, err := checkpoint.Open(o.Checkpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	metrics, err := ReadMetrics(filepath.Join(o.Out, metricsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := 0
+	for _, m := range metrics {
+		if m.Heldout() {
+			continue
+		}
+		steps++
+		want := m.TokensPerSecond * base.Config().TrainingFLOPs(testLength) / peak
+		if m.TokensPerSecond <= 0 || math.Abs(m.MFU/want-1) > 1e-9 {
+			t.Errorf("step %d: %g tokens/s and MFU %g, want %g", m.Step, m.TokensPerSecond, m.MFU, want)
+		}
+	}
+	if steps == 0 {
+		t.Error("no step was recorded")
+	}
 }
