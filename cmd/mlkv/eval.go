@@ -21,8 +21,10 @@ func newEvalCmd(a *app) *cobra.Command {
 		Use:   "eval [CHECKPOINT...]",
 		Short: "Score checkpoints on tasks and on held-out text",
 		Long: `eval scores checkpoints as lm-evaluation-harness 0.4 does: arc_easy,
-lambada_openai, piqa, sciq and boolq from their official files, and heldout, the
-loss on packed shards or text. Without CHECKPOINT it takes the model that
+lambada_openai, piqa, sciq, boolq and wikitext from their official files, with
+examples before the prompts where --shots asks for them; text, the perplexity of
+texts in the same windows as wikitext's; and heldout, the loss on packed shards
+or text. Without CHECKPOINT it takes the model that
 uptrain left in the work folder, or else the converted one.
 
 The output folder (WORK/eval, or --out) receives results.json in the harness's
@@ -55,6 +57,7 @@ command is given again. Several checkpoints have a folder each below --out.`,
 			}
 			o.Tasks, o.Data, o.Limit = c.Eval.Tasks, c.Eval.Data, c.Eval.Limit
 			o.BatchTokens, o.LogSamples = c.Eval.BatchTokens, c.Eval.LogSamples
+			o.Shots, o.Text = eval.Shots{Count: c.Eval.Shots, Split: c.Eval.ShotsSplit}, c.Eval.Text
 			o.Heldout, o.RowLength = evalHeldout(c), c.Data.RowLength
 			o.Device, o.Config = a.device(c), c
 			return eval.Run(cmd.Context(), o, a.Streams)
@@ -65,8 +68,11 @@ command is given again. Several checkpoints have a folder each below --out.`,
 		{"device", "device", "auto, cpu, cuda or cuda:N"},
 		{"precision", "precision", "of a GPU: bf16 or float32"},
 		{"threads", "threads", "CPU threads; 0 takes all"},
-		{"eval.tasks", "tasks", "tasks: arc_easy, boolq, lambada_openai, piqa, sciq, heldout"},
+		{"eval.tasks", "tasks", "tasks: arc_easy, boolq, lambada_openai, piqa, sciq, wikitext, text, heldout"},
 		{"eval.data", "data", "`folder` of task files"},
+		{"eval.shots", "shots", "examples before every prompt, drawn as the harness draws them"},
+		{"eval.shots_split", "shots-split", "`split` that examples come from (default: the harness's choice)"},
+		{"eval.text", "text", "texts for the task text: .jsonl by row, others as a whole"},
 		{"eval.heldout", "heldout", "packed shards or text for the task heldout"},
 		{"eval.limit", "limit", "documents of each task, from its beginning; 0 takes all"},
 		{"eval.batch_tokens", "batch-tokens", "tokens scored together; 0 takes what suits the device"},

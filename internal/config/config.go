@@ -112,6 +112,9 @@ type Distill struct {
 type Eval struct {
 	Tasks       []string `yaml:"tasks"`
 	Data        string   `yaml:"data"`         // folder of task files
+	Shots       int      `yaml:"shots"`        // examples before every prompt
+	ShotsSplit  string   `yaml:"shots_split"`  // that they come from; empty: the harness's choice
+	Text        []string `yaml:"text"`         // files for the text task
 	Heldout     []string `yaml:"heldout"`      // shards or text for the heldout task
 	Limit       int      `yaml:"limit"`        // documents a task; 0: all
 	BatchTokens int      `yaml:"batch_tokens"` // tokens scored together; 0: what suits the device

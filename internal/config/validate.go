@@ -24,7 +24,7 @@ var (
 	Schedules  = []string{"cosine", "linear", "constant"}
 	Decays     = []string{"matrices", "all"}
 	OnNaNs     = []string{"stop", "skip"}
-	Tasks      = []string{"arc_easy", "lambada_openai", "piqa", "sciq", "boolq", "heldout"}
+	Tasks      = []string{"arc_easy", "lambada_openai", "piqa", "sciq", "boolq", "wikitext", "text", "heldout"}
 	Presets    = []string{"", "authors"}
 	// CacheBits are the sizes of a cached element; 0 is the device's own.
 	CacheBits = []int{0, 8, 16, 32}
@@ -100,6 +100,7 @@ func (c Config) problems() []problem {
 	for _, t := range c.Eval.Tasks {
 		k.oneOf("eval.tasks", t, Tasks)
 	}
+	k.atLeast("eval.shots", c.Eval.Shots, 0)
 	k.atLeast("eval.limit", c.Eval.Limit, 0)
 	k.atLeast("eval.batch_tokens", c.Eval.BatchTokens, 0)
 	c.Measure.check(k)

@@ -13,6 +13,10 @@ var arcEasy = Task{
 	Metrics: []Metric{accuracy, normalizedAccuracy},
 	Files:   []string{"arc_easy/ARC-Easy-Test.jsonl", "ARC-Easy-Test.jsonl", "arc_easy.jsonl"},
 	Read:    readARC,
+	Shots: []Split{
+		{"train", []string{"arc_easy/ARC-Easy-Train.jsonl", "ARC-Easy-Train.jsonl"}},
+		{"validation", []string{"arc_easy/ARC-Easy-Dev.jsonl", "ARC-Easy-Dev.jsonl"}},
+	},
 	Config: taskConfig("arc_easy", []Field{
 		{"group", []string{"ai2_arc"}},
 		{"dataset_path", "ai2_arc"}, {"dataset_name", "ARC-Easy"},

@@ -9,6 +9,7 @@ var boolQ = Task{
 	Metrics: []Metric{accuracy},
 	Files:   []string{"boolq/val.jsonl", "BoolQ/val.jsonl", "boolq.jsonl"},
 	Read:    readBoolQ,
+	Shots:   []Split{{"train", []string{"boolq/train.jsonl", "BoolQ/train.jsonl"}}, {"validation", []string{"boolq/val.jsonl", "BoolQ/val.jsonl", "boolq.jsonl"}}},
 	Config: taskConfig("boolq", []Field{
 		{"group", []string{"super-glue-lm-eval-v1"}},
 		{"dataset_path", "super_glue"}, {"dataset_name", "boolq"},

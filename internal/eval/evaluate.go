@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
 
 	"mlkv/internal/engine"
 	"mlkv/internal/infer"
@@ -36,6 +39,7 @@ type Set struct {
 	File      string
 	Documents []Document
 	Original  int // documents in the file
+	Shots     int // examples before every prompt
 }
 
 // Work is what a model is asked: tasks and held-out text.
@@ -68,50 +72,87 @@ type job struct {
 	key     string
 	request engine.Request
 	keep    func(engine.Score) []float64
+	kept    string // names what keep keeps
+}
+
+// questions are a model's requests: those of the tasks, then those of held-out
+// text.
+type questions struct {
+	jobs   []job
+	counts [][]int // how many of them each set's documents have
+}
+
+// ask turns the work into requests to a model, on all processors.
+func (w Work) ask(tok Tokenizer, cfg model.Config, name string) (questions, error) {
+	var q questions
+	encoder := infer.Encoder{Tokenizer: tok, Empty: tok.EOS(), Window: cfg.MaxPositions}
+	total := func(s engine.Score) []float64 { return []float64{s.Sum()} }
+	for _, set := range w.Sets {
+		requests, errs := make([][]engine.Request, len(set.Documents)), make([]error, len(set.Documents))
+		each(len(set.Documents), func(i int) { requests[i], errs[i] = set.requests(encoder, set.Documents[i]) })
+		counts := make([]int, len(set.Documents))
+		for i, list := range requests {
+			if errs[i] != nil {
+				return q, ui.Inputf("%s: document %d: %w", set.File, i, errs[i])
+			}
+			for _, r := range list {
+				if err := engine.CheckTokens(r.Tokens, cfg.VocabSize); err != nil {
+					return q, ui.Inputf("model %s: its tokenizer belongs to another vocabulary: %s: document %d: %w", name, set.File, i, err)
+				}
+				q.jobs = append(q.jobs, job{request: r, keep: total})
+			}
+			counts[i] = len(list)
+		}
+		q.counts = append(q.counts, counts)
+	}
+	for i, seq := range w.Heldout {
+		if err := engine.CheckTokens(seq, cfg.VocabSize); err != nil {
+			return q, ui.Inputf("held-out text: sequence %d: %w; model %s cannot read it", i, err, name)
+		}
+		q.jobs = append(q.jobs, job{request: seq.request(), keep: bucketSums, kept: " by position"})
+	}
+	return q, nil
+}
+
+// each calls f(0) ... f(n-1) on all processors.
+func each(n int, f func(i int)) {
+	var g errgroup.Group
+	parts := 4 * runtime.GOMAXPROCS(0)
+	for p := range parts {
+		g.Go(func() error {
+			for i := p * n / parts; i < (p+1)*n/parts; i++ {
+				f(i)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // f has no error
 }
 
 // evaluate scores what the log does not hold yet and makes figures of all.
 func evaluate(ctx context.Context, m Model, w Work, log *requestLog) (Outcome, error) {
-	jobs, err := m.jobs(w)
+	q, err := w.ask(m.Tokenizer, m.Config, m.Name)
 	if err != nil {
 		return Outcome{}, err
 	}
-	if err := m.score(ctx, pending(jobs, log), w, log); err != nil {
+	records, err := m.answer(ctx, q, w, log)
+	if err != nil {
 		return Outcome{}, err
 	}
-	records := make([]record, len(jobs))
-	for i, j := range jobs {
-		records[i] = log.done[j.key]
-	}
-	return m.outcome(w, records)
+	return m.outcome(w, q.counts, records)
 }
 
-// jobs lists every request, those of the tasks first.
-func (m Model) jobs(w Work) ([]job, error) {
-	encoder := infer.Encoder{Tokenizer: m.Tokenizer, Empty: m.Tokenizer.EOS(), Window: m.Config.MaxPositions}
-	total := func(s engine.Score) []float64 { return []float64{s.Sum()} }
-	var jobs []job
-	for _, set := range w.Sets {
-		for i, d := range set.Documents {
-			for _, c := range d.Continuations {
-				r, err := encoder.Request(d.Context, c)
-				if err != nil {
-					return nil, ui.Inputf("%s: document %d: %w", set.File, i, err)
-				}
-				if err := engine.CheckTokens(r.Tokens, m.Config.VocabSize); err != nil {
-					return nil, ui.Inputf("model %s: its tokenizer belongs to another vocabulary: %s: document %d: %w", m.Name, set.File, i, err)
-				}
-				jobs = append(jobs, job{requestKey(m.Identity, r), r, total})
-			}
-		}
+// answer returns the model's answers to every request, in their order.
+func (m Model) answer(ctx context.Context, q questions, w Work, log *requestLog) ([]record, error) {
+	each(len(q.jobs), func(i int) { q.jobs[i].key = requestKey(m.Identity+q.jobs[i].kept, q.jobs[i].request) })
+	if err := m.score(ctx, pending(q.jobs, log), w, log); err != nil {
+		return nil, err
 	}
-	for i, seq := range w.Heldout {
-		if err := engine.CheckTokens(seq, m.Config.VocabSize); err != nil {
-			return nil, ui.Inputf("held-out text: sequence %d: %w; model %s cannot read it", i, err, m.Name)
-		}
-		jobs = append(jobs, job{requestKey(m.Identity+" by position", seq.request()), seq.request(), bucketSums})
+	records := make([]record, len(q.jobs))
+	for i, j := range q.jobs {
+		records[i] = log.done[j.key]
 	}
-	return jobs, nil
+	return records, nil
 }
 
 // pending are the jobs that the log has no answer to, each once.
@@ -155,24 +196,22 @@ func (m Model) score(ctx context.Context, jobs []job, w Work, log *requestLog) e
 	})
 }
 
-// outcome makes figures of the records, which are in the order of jobs.
-func (m Model) outcome(w Work, records []record) (Outcome, error) {
+// outcome makes figures of the records, which are in the order of requests;
+// counts are those of questions.
+func (m Model) outcome(w Work, counts [][]int, records []record) (Outcome, error) {
 	var out Outcome
-	for _, set := range w.Sets {
+	for s, set := range w.Sets {
 		t := TaskResult{Set: set, Scores: make([][]float64, len(set.Metrics))}
-		for _, d := range set.Documents {
-			answers := make([]Answer, len(d.Continuations))
-			for k := range answers {
-				answers[k] = Answer{records[k].Parts[0], records[k].Greedy}
-			}
-			records = records[len(answers):]
+		for k, d := range set.Documents {
+			answers := set.answers(records[:counts[s][k]])
+			records = records[counts[s][k]:]
 			t.Answers = append(t.Answers, answers)
 			for i, metric := range set.Metrics {
 				t.Scores[i] = append(t.Scores[i], metric.Score(d, answers))
 			}
 		}
 		for i, metric := range set.Metrics {
-			t.Estimates = append(t.Estimates, metric.Aggregate(t.Scores[i]))
+			t.Estimates = append(t.Estimates, metric.aggregate(t.Scores[i], set.Documents))
 		}
 		out.Tasks = append(out.Tasks, t)
 	}

@@ -104,6 +104,9 @@ var harness3Tasks = map[string]harness3{
 // Python's generator, with ten bootstrap draws for the perplexity.
 func TestHarnessRequestsAndScores(t *testing.T) {
 	for _, task := range Tasks {
+		if task.Kind == Rolling { // its test data has no such task
+			continue
+		}
 		t.Run(task.Name, func(t *testing.T) {
 			old := harness3Tasks[task.Name]
 			docs := readTask(t, task)

@@ -6,9 +6,10 @@ import "strings"
 // word of a passage, read from lambada_test.jsonl.
 var lambadaOpenAI = Task{
 	Name: "lambada_openai", Version: 1, Kind: LogLikelihood,
-	Metrics: []Metric{wordPerplexity, greedyAccuracy},
+	Metrics: []Metric{targetPerplexity, greedyAccuracy},
 	Files:   []string{"lambada_openai/lambada_test.jsonl", "lambada_test.jsonl", "lambada_openai.jsonl"},
 	Read:    readLAMBADA,
+	Shots:   []Split{{"test", []string{"lambada_openai/lambada_test.jsonl", "lambada_test.jsonl", "lambada_openai.jsonl"}}},
 	Config: taskConfig("lambada_openai", []Field{
 		{"group", []string{"lambada"}},
 		{"dataset_path", "EleutherAI/lambada_openai"}, {"dataset_name", "default"},

@@ -15,6 +15,7 @@ var piqa = Task{
 	Metrics: []Metric{accuracy, normalizedAccuracy},
 	Files:   []string{"piqa/valid.jsonl", "piqa.jsonl"},
 	Read:    readPIQA,
+	Shots:   []Split{{"train", []string{"piqa/train.jsonl"}}, {"validation", []string{"piqa/valid.jsonl", "piqa.jsonl"}}},
 	Config: taskConfig("piqa", []Field{
 		{"dataset_path", "piqa"},
 		{"training_split", "train"}, {"validation_split", "validation"},

@@ -1,6 +1,9 @@
 package eval
 
-import "math/bits"
+import (
+	"math"
+	"math/bits"
+)
 
 // pyRandom is Python's random.Random: MT19937 (Matsumoto and Nishimura, 1998)
 // with CPython's seeding and derived draws (Lib/random.py, _randommodule.c).
@@ -85,6 +88,35 @@ func (r *pyRandom) below(n int) int {
 			return k
 		}
 	}
+}
+
+// sample is sample() of a list of n items: the indices of k different ones.
+func (r *pyRandom) sample(n, k int) []int {
+	out := make([]int, k)
+	setSize := 21
+	if k > 5 {
+		setSize += 1 << (2 * int(math.Ceil(math.Log(float64(3*k))/math.Log(4))))
+	}
+	if n <= setSize {
+		pool := make([]int, n)
+		for i := range pool {
+			pool[i] = i
+		}
+		for i := range out {
+			j := r.below(n - i)
+			out[i], pool[j] = pool[j], pool[n-i-1]
+		}
+		return out
+	}
+	seen := map[int]bool{}
+	for i := range out {
+		j := r.below(n)
+		for seen[j] {
+			j = r.below(n)
+		}
+		seen[j], out[i] = true, j
+	}
+	return out
 }
 
 // shuffle is shuffle() of a list of n items.

@@ -40,9 +40,9 @@ func result(o Outcome, c Circumstances) Object {
 	return Object{
 		{"results", byName(func(t TaskResult) any { return t.figures() }, o.Heldout.figures())},
 		{"group_subtasks", byName(func(TaskResult) any { return []string{} }, []string{})},
-		{"configs", byName(func(t TaskResult) any { return t.Config }, o.Heldout.config())},
+		{"configs", byName(func(t TaskResult) any { return t.config() }, o.Heldout.config())},
 		{"versions", byName(func(t TaskResult) any { return t.Version }, heldoutVersion)},
-		{"n-shot", byName(func(TaskResult) any { return 0 }, 0)},
+		{"n-shot", byName(func(t TaskResult) any { return t.Shots }, 0)},
 		{"higher_is_better", byName(func(t TaskResult) any { return t.directions() }, heldoutDirections)},
 		{"n-samples", byName(func(t TaskResult) any {
 			return Object{{"original", t.Original}, {"effective", len(t.Documents)}}
@@ -107,6 +107,18 @@ func describe(c model.Config) Object {
 		{"parameters", c.Parameters()},
 		{"kv_bytes_per_token", c.KVBytes(1, 1, elementSize)},
 	}
+}
+
+// config is the task's configuration with the number of examples.
+func (t TaskResult) config() Object {
+	var out Object
+	for _, f := range t.Config {
+		if f.Name == "metric_list" && t.Shots > 0 {
+			out = append(out, Field{"num_fewshot", t.Shots})
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // figures are a task's entry under "results".

@@ -25,6 +25,9 @@ func fixedOutcome(t *testing.T) Outcome {
 	tok, _ := demoTokenizer(t)
 	var w Work
 	for _, task := range Tasks {
+		if task.Kind == Rolling { // the authors have none
+			continue
+		}
 		file, err := task.Find(dir)
 		if err != nil {
 			t.Fatal(err)

@@ -25,8 +25,12 @@ type Options struct {
 	// Heldout are packed shards or text; where given, the task heldout is run.
 	Heldout []string
 	// RowLength bounds the sequences of held-out text; 0: the model's context.
-	RowLength   int
-	Limit       int // documents of each task, from its beginning; 0: all
+	RowLength int
+	Limit     int // documents of each task, from its beginning; 0: all
+	// Shots are the examples before every prompt.
+	Shots Shots
+	// Text are files for the task text.
+	Text        []string
 	BatchTokens int // tokens scored together; 0: what suits the device
 	// Output is the folder for results.json and, with LogSamples, a file of
 	// samples a task; several models have a folder each in it. Empty: none.
@@ -110,6 +114,9 @@ func (o Options) sets() ([]Set, error) {
 	if o.Limit < 0 {
 		return nil, ui.Usagef("limit: expected 0 or more, found %d", o.Limit)
 	}
+	if o.Shots.Count < 0 {
+		return nil, ui.Usagef("shots: expected 0 or more, found %d", o.Shots.Count)
+	}
 	var sets []Set
 	for _, name := range o.Tasks {
 		if name == HeldoutTask {
@@ -118,28 +125,43 @@ func (o Options) sets() ([]Set, error) {
 			}
 			continue
 		}
-		task, err := LookupTask(name)
+		set, err := o.set(name)
 		if err != nil {
 			return nil, err
 		}
-		file, err := task.Find(o.Data)
-		if err != nil {
-			return nil, err
-		}
-		docs, err := task.Read(file)
-		if err != nil {
-			return nil, err
-		}
-		set := Set{Task: task, File: file, Documents: docs, Original: len(docs)}
 		if o.Limit > 0 {
-			set.Documents = docs[:min(o.Limit, len(docs))]
+			set.Documents = set.Documents[:min(o.Limit, len(set.Documents))]
 		}
+		if err := o.Shots.prepend(set.Task, o.Data, set.Documents); err != nil {
+			return nil, err
+		}
+		set.Shots = o.Shots.Count
 		sets = append(sets, set)
 	}
 	if len(sets) == 0 && len(o.Heldout) == 0 {
 		return nil, ui.Usagef("eval: no task given")
 	}
 	return sets, nil
+}
+
+// set reads the documents of a task.
+func (o Options) set(name string) (Set, error) {
+	if name == TextTask {
+		if len(o.Text) == 0 {
+			return Set{}, ui.Usagef("task text: no file; pass --text or set eval.text")
+		}
+		return textSet(o.Text)
+	}
+	task, err := LookupTask(name)
+	if err != nil {
+		return Set{}, err
+	}
+	file, err := task.Find(o.Data)
+	if err != nil {
+		return Set{}, err
+	}
+	docs, err := task.Read(file)
+	return Set{Task: task, File: file, Documents: docs, Original: len(docs)}, err
 }
 
 // run is the evaluation of one checkpoint.
@@ -253,8 +275,14 @@ func (r run) work(tok *tokenizer.Tokenizer, window int) (Work, error) {
 // recordInputs notes the checksums of the task files.
 func (r run) recordInputs(record *provenance.Record) error {
 	for _, set := range r.sets {
-		if err := record.InputFile(set.File); err != nil {
-			return err
+		files := []string{set.File}
+		if set.Name == TextTask {
+			files = r.Text
+		}
+		for _, file := range files {
+			if err := record.InputFile(file); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -23,17 +23,21 @@ func sampleLog(t TaskResult) ([]byte, error) {
 			{"doc_id", i},
 			{"doc", d.Fields},
 			{"target", d.Target},
-			{"arguments", d.arguments()},
-			{"resps", responses(t.Answers[i], true)},
-			{"filtered_resps", responses(t.Answers[i], false)},
+			{"arguments", t.arguments(d)},
+			{"resps", t.responses(t.Answers[i], true)},
+			{"filtered_resps", t.responses(t.Answers[i], false)},
 			{"filter", "none"},
 			{"metrics", metrics},
 			{"doc_hash", hash(string(doc))},
-			{"prompt_hash", hash(d.Context)},
+			{"prompt_hash", hash(t.prompt(d))},
 			{"target_hash", hash(d.Target)},
 		}
 		for m, metric := range t.Metrics {
-			row = append(row, Field{metric.Name, t.Scores[m][i]})
+			score := any(t.Scores[m][i])
+			if metric.Weigh != nil {
+				score = []any{score, int(metric.Weigh(d))}
+			}
+			row = append(row, Field{metric.Name, score})
 		}
 		line, err := pyJSON{}.dump(row)
 		if err != nil {
@@ -44,8 +48,19 @@ func sampleLog(t TaskResult) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// arguments are the pairs that were scored.
-func (d Document) arguments() Object {
+// prompt is the first argument of a document's requests.
+func (t Task) prompt(d Document) string {
+	if t.Kind == Rolling {
+		return d.Target
+	}
+	return d.Context
+}
+
+// arguments are the pairs that were scored, or the text.
+func (t Task) arguments(d Document) Object {
+	if t.Kind == Rolling {
+		return Object{{"gen_args_0", Object{{"arg_0", d.Target}}}}
+	}
 	var out Object
 	for i, c := range d.Continuations {
 		out = append(out, Field{"gen_args_" + pyInt(i), Object{{"arg_0", d.Context}, {"arg_1", c}}})
@@ -54,10 +69,13 @@ func (d Document) arguments() Object {
 }
 
 // responses are the answers as strings, each in a list of its own where nested.
-func responses(answers []Answer, nested bool) []any {
+func (t Task) responses(answers []Answer, nested bool) []any {
 	var out []any
 	for _, a := range answers {
 		pair := any([]string{pyFloat(a.LogLikelihood), pyBool(a.Greedy)})
+		if t.Kind == Rolling {
+			pair = pyFloat(a.LogLikelihood)
+		}
 		if nested {
 			pair = []any{pair}
 		}

@@ -13,6 +13,7 @@ var sciQ = Task{
 	Metrics: []Metric{accuracy, normalizedAccuracy},
 	Files:   []string{"sciq/test.jsonl", "sciq.jsonl"},
 	Read:    readSciQ,
+	Shots:   []Split{{"train", []string{"sciq/train.jsonl"}}, {"validation", []string{"sciq/valid.jsonl"}}},
 	Config: taskConfig("sciq", []Field{
 		{"dataset_path", "sciq"},
 		{"training_split", "train"}, {"validation_split", "validation"}, {"test_split", "test"},

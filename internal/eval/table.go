@@ -11,7 +11,7 @@ import (
 // by metric within it.
 func (o Outcome) table() *ui.Table {
 	t := ui.NewTable("Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", " ", "Stderr")
-	add := func(task string, version float64, metrics []Metric, estimates []Estimate) {
+	add := func(task string, version float64, shots int, metrics []Metric, estimates []Estimate) {
 		for i, m := range metrics {
 			name, v := task, pyFloat(version)
 			if i > 0 {
@@ -21,14 +21,14 @@ func (o Outcome) table() *ui.Table {
 			if m.HigherIsBetter {
 				arrow = "↑"
 			}
-			t.Row(name, v, "none", 0, m.Name, arrow, ui.Fixed(estimates[i].Value, 4), "±", estimates[i].stdErrCell())
+			t.Row(name, v, "none", shots, m.Name, arrow, ui.Fixed(estimates[i].Value, 4), "±", estimates[i].stdErrCell())
 		}
 	}
 	for _, r := range o.Tasks {
-		add(r.Name, r.Version, r.Metrics, r.Estimates)
+		add(r.Name, r.Version, r.Shots, r.Metrics, r.Estimates)
 	}
 	if h := o.Heldout; h != nil {
-		add(HeldoutTask, heldoutVersion, []Metric{{Name: "loss"}, {Name: "perplexity"}, {Name: "bits_per_byte"}},
+		add(HeldoutTask, heldoutVersion, 0, []Metric{{Name: "loss"}, {Name: "perplexity"}, {Name: "bits_per_byte"}},
 			[]Estimate{h.Loss, h.Perplexity, h.BitsPerByte})
 	}
 	return t

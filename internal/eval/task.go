@@ -4,12 +4,15 @@
 package eval
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
+	"mlkv/internal/engine"
+	"mlkv/internal/infer"
 	"mlkv/internal/ui"
 )
 
@@ -20,6 +23,7 @@ type Kind string
 const (
 	MultipleChoice Kind = "multiple_choice"
 	LogLikelihood  Kind = "loglikelihood"
+	Rolling        Kind = "loglikelihood_rolling" // of a whole text, in windows
 )
 
 // Document is one item of a task.
@@ -33,8 +37,12 @@ type Document struct {
 	Choices []string
 	// Gold is the index of the right choice.
 	Gold int
-	// Target is what the harness logs as the answer.
+	// Target is what the harness logs as the answer, and all that is scored of
+	// a rolling task.
 	Target string
+	// Text is a rolling task's document before it was made ready, whose words and
+	// bytes count.
+	Text string
 }
 
 // Answer is what a model says of one continuation.
@@ -56,6 +64,9 @@ type Task struct {
 	Read func(file string) ([]Document, error)
 	// Config is the harness's configuration of the task.
 	Config Object
+	// Shots are the splits that examples before a prompt may come from, the
+	// harness's choice first.
+	Shots []Split
 }
 
 // Metric is one figure of a task.
@@ -66,17 +77,64 @@ type Metric struct {
 	Score func(d Document, answers []Answer) float64
 	// Aggregate makes one figure of all documents' scores.
 	Aggregate func(scores []float64) Estimate
+	// Weigh, where set, gives each document a weight; Ratio then makes the
+	// figure, in place of Aggregate, of the sums of scores and weights.
+	Weigh func(d Document) float64
+	Ratio func(scores, weights float64) float64
+}
+
+// aggregate makes one figure of all documents' scores.
+func (m Metric) aggregate(scores []float64, docs []Document) Estimate {
+	if m.Weigh == nil {
+		return m.Aggregate(scores)
+	}
+	sum, weight := 0.0, 0.0
+	for i, d := range docs {
+		sum, weight = sum+scores[i], weight+m.Weigh(d)
+	}
+	return Estimate{m.Ratio(sum, weight), math.NaN()} // the harness gives no error
+}
+
+// requests are what a model is asked about a document.
+func (t Task) requests(e infer.Encoder, d Document) ([]engine.Request, error) {
+	if t.Kind == Rolling {
+		return e.Rolling(d.Target), nil
+	}
+	out := make([]engine.Request, len(d.Continuations))
+	for i, c := range d.Continuations {
+		var err error
+		if out[i], err = e.Request(d.Context, c); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// answers are what the records of a document's requests say.
+func (t Task) answers(records []record) []Answer {
+	if t.Kind == Rolling {
+		sum := 0.0
+		for _, r := range records {
+			sum += r.Parts[0]
+		}
+		return []Answer{{LogLikelihood: sum}}
+	}
+	out := make([]Answer, len(records))
+	for i, r := range records {
+		out[i] = Answer{r.Parts[0], r.Greedy}
+	}
+	return out
 }
 
 var (
-	accuracy           = Metric{"acc", true, scoreAccuracy, mean}
-	normalizedAccuracy = Metric{"acc_norm", true, scoreNormalized, mean}
-	greedyAccuracy     = Metric{"acc", true, scoreGreedy, mean}
-	wordPerplexity     = Metric{"perplexity", false, scoreLogLikelihood, perplexity}
+	accuracy           = Metric{Name: "acc", HigherIsBetter: true, Score: scoreAccuracy, Aggregate: mean}
+	normalizedAccuracy = Metric{Name: "acc_norm", HigherIsBetter: true, Score: scoreNormalized, Aggregate: mean}
+	greedyAccuracy     = Metric{Name: "acc", HigherIsBetter: true, Score: scoreGreedy, Aggregate: mean}
+	targetPerplexity   = Metric{Name: "perplexity", Score: scoreLogLikelihood, Aggregate: perplexity}
 )
 
 // Tasks are all tasks of documents, by name.
-var Tasks = []Task{arcEasy, boolQ, lambadaOpenAI, piqa, sciQ}
+var Tasks = []Task{arcEasy, boolQ, lambadaOpenAI, piqa, sciQ, wikitext}
 
 // HeldoutTask is the name of the task that has no documents but text.
 const HeldoutTask = "heldout"
@@ -87,7 +145,7 @@ func TaskNames() []string {
 	for _, t := range Tasks {
 		out = append(out, t.Name)
 	}
-	return append(out, HeldoutTask)
+	return append(out, TextTask, HeldoutTask)
 }
 
 // LookupTask finds a task of documents by its name.
@@ -99,17 +157,23 @@ func LookupTask(name string) (Task, error) {
 }
 
 // Find returns the file of the task's documents in a data folder.
-func (t Task) Find(dir string) (string, error) {
+func (t Task) Find(dir string) (string, error) { return t.find(dir, t.Files, "") }
+
+// find returns the first of the files that is there; what names them.
+func (t Task) find(dir string, files []string, what string) (string, error) {
+	if what != "" {
+		what = " of the " + what
+	}
 	if dir == "" {
 		return "", ui.Usagef("task %s: no folder of task files; pass --data or set eval.data", t.Name)
 	}
-	for _, name := range t.Files {
+	for _, name := range files {
 		file := filepath.Join(dir, filepath.FromSlash(name))
 		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
 			return file, nil
 		}
 	}
-	return "", ui.Inputf("task %s: expected one of %s in %s, found none", t.Name, strings.Join(t.Files, ", "), dir)
+	return "", ui.Inputf("task %s: expected one of %s%s in %s, found none", t.Name, strings.Join(files, ", "), what, dir)
 }
 
 // choose completes a document of several choices, each of which follows the

@@ -52,6 +52,25 @@ func (e Encoder) Request(context, continuation string) (engine.Request, error) {
 	return engine.Request{Tokens: tokens, From: from}, nil
 }
 
+// Rolling asks for the log-likelihood of every token of a text: the first after
+// Empty, the others after as many as fit, in windows that predict a full window
+// of tokens each (utils.py, get_rolling_token_windows with a context of 1, and
+// make_disjoint_window).
+func (e Encoder) Rolling(text string) []engine.Request {
+	tokens := e.Tokenizer.Encode(text)
+	var out []engine.Request
+	for done := 0; done < len(tokens); {
+		end := min(len(tokens), done+e.Window)
+		first := max(0, end-e.Window-1)
+		r := engine.Request{Tokens: tokens[first:end], From: done - first}
+		if done == 0 {
+			r = engine.Request{Tokens: append([]int32{e.Empty}, tokens[:end]...), From: 1}
+		}
+		out, done = append(out, r), end
+	}
+	return out
+}
+
 // IsSpace reports whether Python's str.strip removes r: Unicode white space
 // and the separators U+001C to U+001F.
 func IsSpace(r rune) bool {
