@@ -8,7 +8,8 @@ log-likelihood with those of mlkv.
 
 The harness runs its own task files on its own model class (float32, CPU by
 default); only the data sets are read from DATA, in their official forms,
-instead of from a hub. Tasks and limit are those of OUT/results.json. Exits
+instead of from a hub. Tasks, limit and few-shot examples are those of
+OUT/results.json. Exits
 with 1 where a prompt differs, a log-likelihood is further off than the
 tolerance, a greedy match differs beyond a tie, or a figure does.
 """
@@ -47,8 +48,18 @@ def piqa(rows, labels):
         yield {**r, "label": int(label)}
 
 
+# Files of the other splits, for few-shot examples.
+SHOTS = {
+    "arc_easy": {"train": "arc_easy/ARC-Easy-Train.jsonl", "validation": "arc_easy/ARC-Easy-Dev.jsonl"},
+    "piqa": {"train": "piqa/train.jsonl"},
+    "sciq": {"train": "sciq/train.jsonl", "validation": "sciq/valid.jsonl"},
+    "boolq": {"train": "boolq/train.jsonl"},
+    "lambada_openai": {},
+}
+
 # task: the harness's YAML, its split, the official file
 TASKS = {
+    "wikitext": ("wikitext/wikitext.yaml", "test", "wikitext/test.jsonl"),
     "arc_easy": ("arc/arc_easy.yaml", "test", "arc_easy/ARC-Easy-Test.jsonl"),
     "piqa": ("piqa/piqa.yaml", "validation", "piqa/valid.jsonl"),
     "sciq": ("sciq/sciq.yaml", "test", "sciq/test.jsonl"),
@@ -57,33 +68,43 @@ TASKS = {
 }
 
 
-def local_task(name, data, folder, package):
-    """Writes the data set as the hub has it, and a task file that is the
-    harness's own but for where the data lies. Returns the task's name."""
-    yaml, split, file = TASKS[name]
-    rows = lines(data / file)
+def documents(name, file, to):
+    """Writes a file of a task as the hub has it."""
+    rows = lines(file)
     if name == "arc_easy":
         rows = arc_easy(rows)
     if name == "piqa":
-        rows = piqa(rows, (data / "piqa/valid-labels.lst").read_text().split())
-    docs = folder / f"{name}.jsonl"
-    docs.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+        rows = piqa(rows, file.with_name(file.stem + "-labels.lst").read_text().split())
+    to.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return str(to)
+
+
+def local_task(name, data, folder, package, config):
+    """Writes the data set as the hub has it, and a task file that is the
+    harness's own but for where the data lies. Returns the task's name."""
+    yaml, split, file = TASKS[name]
+    files = {split: documents(name, data / file, folder / f"{name}.jsonl")}
+    for other, path in SHOTS.get(name, {}).items():
+        if (data / path).exists():
+            files[other] = documents(name, data / path, folder / f"{name}-{other}.jsonl")
     task = {
         "include": str(package / "tasks" / yaml),
         "task": f"local_{name}",
         "tag": None,
         "dataset_path": "json",
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {split: str(docs)}},
-        "training_split": None,
+        "dataset_kwargs": {"data_files": files},
+        "training_split": "train" if "train" in files else None,
         "validation_split": split if split == "validation" else None,
         "test_split": split if split == "test" else None,
     }
+    if "fewshot_split" in config:
+        task["fewshot_split"] = config["fewshot_split"]
     (folder / f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")
     return task["task"]
 
 
-def run_harness(args, names, limit):
+def run_harness(args, configs, limit):
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -95,9 +116,9 @@ def run_harness(args, names, limit):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         package = pathlib.Path(lm_eval.__file__).parent
-        local = {local_task(n, args.data, folder, package): n for n in names}
+        local = {local_task(n, args.data, folder, package, c): n for n, c in configs.items()}
         out = lm_eval.simple_evaluate(
-            model=lm, tasks=list(local), limit=limit, log_samples=True,
+            model=lm, tasks=list(local), limit=limit, num_fewshot=max(c.get("num_fewshot", 0) for c in configs.values()) or None, log_samples=True,
             task_manager=TaskManager(include_path=str(folder)),
         )
     print("lm-evaluation-harness", importlib.metadata.version("lm_eval"))
@@ -112,11 +133,15 @@ def compare_samples(ours, theirs):
     for o in ours:
         t = theirs[o["doc_id"]]
         pairs = list(o["arguments"].values())
-        if [(p["arg_0"], p["arg_1"]) for p in pairs] != [tuple(a) for a in t["arguments"]]:
+        if [tuple(p.values()) for p in pairs] != [tuple(a) for a in t["arguments"]]:
             raise SystemExit(f"document {o['doc_id']}: requests differ:\n{pairs}\n{t['arguments']}")
         if o["prompt_hash"] != t["prompt_hash"] or o["target_hash"] != t["target_hash"]:
             raise SystemExit(f"document {o['doc_id']}: prompt or target hash differs")
         for k, (a, b) in enumerate(zip(o["filtered_resps"], t["filtered_resps"], strict=True)):
+            if isinstance(a, str):  # of a whole text: as if of 10,000 nats, since the harness adds up in float32
+                scale = max(1, abs(float(b)) / 1e4)
+                yield o["doc_id"], k, float(a) / scale, float(b) / scale, False, False
+                continue
             yield o["doc_id"], k, float(a[0]), float(b[0]), a[1] == "True", bool(b[1])
 
 
@@ -135,7 +160,7 @@ def main():
     result = json.loads((args.out / "results.json").read_text())
     names = [n for n in result["results"] if n in TASKS]
     limit = result["config"]["limit"]
-    theirs = run_harness(args, names, int(limit) if limit else None)
+    theirs = run_harness(args, {n: result["configs"][n] for n in names}, int(limit) if limit else None)
 
     bad = False
     print("task            requests  greatest difference  at document/choice  mean difference  greedy differs")

@@ -39,7 +39,7 @@ type Set struct {
 	File      string
 	Documents []Document
 	Original  int // documents in the file
-	Shots     int // examples before every prompt
+	Shots     Shots
 }
 
 // Work is what a model is asked: tasks and held-out text.

@@ -18,18 +18,30 @@ type output struct {
 	log *requestLog
 }
 
+// checkOutput refuses a folder that holds results, unless they are to be
+// replaced.
+func checkOutput(dir string, force bool) error {
+	if dir == "" {
+		return nil
+	}
+	file := filepath.Join(dir, ResultName)
+	switch _, err := os.Stat(file); {
+	case err == nil && !force:
+		return ui.Usagef("%s: exists; choose another --out or pass --force to replace it", file)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return ui.Usagef("output folder: %w", err)
+	}
+	return nil
+}
+
 // openOutput makes the folder where it does not exist. One that holds results
 // is refused unless they are to be replaced.
 func openOutput(dir string, force bool) (*output, error) {
 	if dir == "" {
 		return &output{log: memoryLog()}, nil
 	}
-	file := filepath.Join(dir, ResultName)
-	switch _, err := os.Stat(file); {
-	case err == nil && !force:
-		return nil, ui.Usagef("%s: exists; choose another --out or pass --force to replace it", file)
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return nil, ui.Usagef("output folder: %w", err)
+	if err := checkOutput(dir, force); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, ui.Usagef("output folder: %w", err)

@@ -21,6 +21,7 @@ type Circumstances struct {
 	Commit      string
 	Started     time.Time
 	Elapsed     time.Duration
+	Seconds     Object // that parts of the evaluation took; they overlap
 	Provenance  any
 }
 
@@ -42,7 +43,7 @@ func result(o Outcome, c Circumstances) Object {
 		{"group_subtasks", byName(func(TaskResult) any { return []string{} }, []string{})},
 		{"configs", byName(func(t TaskResult) any { return t.config() }, o.Heldout.config())},
 		{"versions", byName(func(t TaskResult) any { return t.Version }, heldoutVersion)},
-		{"n-shot", byName(func(t TaskResult) any { return t.Shots }, 0)},
+		{"n-shot", byName(func(t TaskResult) any { return t.Shots.Count }, 0)},
 		{"higher_is_better", byName(func(t TaskResult) any { return t.directions() }, heldoutDirections)},
 		{"n-samples", byName(func(t TaskResult) any {
 			return Object{{"original", t.Original}, {"effective", len(t.Documents)}}
@@ -59,6 +60,7 @@ func result(o Outcome, c Circumstances) Object {
 			{"name", c.Model.Name},
 			{"model", describe(c.Model.Config)},
 			{"heldout", o.Heldout.section()},
+			{"seconds", c.Seconds},
 			{"provenance", c.Provenance},
 		}},
 	}
@@ -113,8 +115,11 @@ func describe(c model.Config) Object {
 func (t TaskResult) config() Object {
 	var out Object
 	for _, f := range t.Config {
-		if f.Name == "metric_list" && t.Shots > 0 {
-			out = append(out, Field{"num_fewshot", t.Shots})
+		switch {
+		case f.Name == "doc_to_text" && t.Shots.Split != "":
+			out = append(out, Field{"fewshot_split", t.Shots.Split})
+		case f.Name == "metric_list" && t.Shots.Count > 0:
+			out = append(out, Field{"num_fewshot", t.Shots.Count})
 		}
 		out = append(out, f)
 	}

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"mlkv/internal/checkpoint"
 	"mlkv/internal/engine"
@@ -60,14 +63,18 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 			return err
 		}
 	}
-	eng, err := device.Open(o.Device)
-	if err != nil {
-		return err
-	}
-	defer eng.Close()
+	// A GPU takes a second to open: time in which checkpoint and requests are
+	// made ready.
+	open := sync.OnceValues(func() (engine.Engine, error) { return device.Open(o.Device) })
+	go open()
+	defer func() {
+		if eng, err := open(); err == nil {
+			eng.Close()
+		}
+	}()
 	p := printer{Options: o, out: s.Out, other: other}
 	for i, dir := range o.Models {
-		r := run{Options: o, streams: s, engine: eng, sets: sets, dir: dir, name: names[i], output: o.Output}
+		r := run{Options: o, streams: s, engine: open, sets: sets, dir: dir, name: names[i], output: o.Output}
 		if len(o.Models) > 1 && o.Output != "" {
 			r.output = filepath.Join(o.Output, names[i])
 		}
@@ -135,7 +142,7 @@ func (o Options) sets() ([]Set, error) {
 		if err := o.Shots.prepend(set.Task, o.Data, set.Documents); err != nil {
 			return nil, err
 		}
-		set.Shots = o.Shots.Count
+		set.Shots = o.Shots
 		sets = append(sets, set)
 	}
 	if len(sets) == 0 && len(o.Heldout) == 0 {
@@ -168,7 +175,7 @@ func (o Options) set(name string) (Set, error) {
 type run struct {
 	Options
 	streams   ui.Streams
-	engine    engine.Engine
+	engine    func() (engine.Engine, error)
 	sets      []Set
 	dir, name string
 	output    string
@@ -183,23 +190,19 @@ func (r run) run(ctx context.Context) (Outcome, Object, error) {
 		return fail(err)
 	}
 	defer cp.Close()
-	if err := cp.CheckFinite(); err != nil {
+	if err := checkOutput(r.output, r.Force); err != nil {
 		return fail(err)
 	}
-	sum, err := cp.Checksum()
+	var times phases
+	p, err := r.prepare(cp, &times)
+	if p.scorer != nil {
+		defer p.scorer.Close()
+	}
 	if err != nil {
 		return fail(err)
 	}
-	tok, err := r.tokenizer(cp)
-	if err != nil {
-		return fail(err)
-	}
-	work, err := r.work(tok, cp.Config().MaxPositions)
-	if err != nil {
-		return fail(err)
-	}
-	record.Input(r.dir, sum)
-	record.Input(filepath.Join(r.dir, tokenizer.FileName), tok.Checksum())
+	record.Input(r.dir, p.sum)
+	record.Input(filepath.Join(r.dir, tokenizer.FileName), p.tokenizer.Checksum())
 	if err := r.recordInputs(record); err != nil {
 		return fail(err)
 	}
@@ -209,31 +212,84 @@ func (r run) run(ctx context.Context) (Outcome, Object, error) {
 	}
 	defer out.Close()
 
-	scorer, err := r.engine.Scorer(cp.Config(), cp)
-	if err != nil {
-		return fail(err)
-	}
-	defer scorer.Close()
-	info := r.engine.Info()
 	m := Model{
-		Name: r.name, Config: cp.Config(), Scorer: scorer, Tokenizer: tok,
-		Identity: fmt.Sprintf("%s %s %s", sum, info.Device, info.Backend),
+		Name: r.name, Config: cp.Config(), Scorer: p.scorer, Tokenizer: p.tokenizer,
+		Identity: fmt.Sprintf("%s %s %s", p.sum, p.info.Device, p.info.Backend),
 	}
-	outcome, err := evaluate(ctx, m, work, out.log)
-	if err != nil {
+	var outcome Outcome
+	if err := times.measure("scoring", func() error {
+		records, err := m.answer(ctx, p.questions, p.work, out.log)
+		if err != nil {
+			return err
+		}
+		return times.measure("figures", func() (err error) {
+			outcome, err = m.outcome(p.work, p.questions.counts, records)
+			return err
+		})
+	}); err != nil {
 		if errors.Is(err, context.Canceled) && r.output != "" {
 			fmt.Fprintf(r.streams.Err, "%s keeps %d answers; the same command goes on from there\n",
 				filepath.Join(r.output, LogName), len(out.log.done))
 		}
 		return fail(err)
 	}
-	record.Device, record.Threads = info.Device, info.Threads
+	record.Device, record.Threads = p.info.Device, p.info.Threads
 	record.Finish()
 	res := result(outcome, Circumstances{
-		Model: m, Dir: r.dir, Device: info.Device, BatchTokens: r.BatchTokens, Limit: r.Limit,
-		Commit: record.Commit, Started: started, Elapsed: time.Since(started), Provenance: record,
+		Model: m, Dir: r.dir, Device: p.info.Device, BatchTokens: r.BatchTokens, Limit: r.Limit,
+		Commit: record.Commit, Started: started, Elapsed: time.Since(started), Seconds: times.seconds(), Provenance: record,
 	})
 	return outcome, res, out.write(res, outcome, r.LogSamples)
+}
+
+// prepared is what scoring needs.
+type prepared struct {
+	sum       string // of the weights
+	tokenizer *tokenizer.Tokenizer
+	work      Work
+	questions questions
+	scorer    engine.Scorer
+	info      engine.Info
+}
+
+// prepare makes ready what scoring needs, at the same time: weights are checked,
+// requests made, and the device is loaded.
+func (r run) prepare(cp *checkpoint.Checkpoint, times *phases) (p prepared, err error) {
+	var g errgroup.Group
+	g.Go(func() error {
+		return times.measure("checkpoint", func() (err error) {
+			if err := cp.CheckFinite(); err != nil {
+				return err
+			}
+			p.sum, err = cp.Checksum()
+			return err
+		})
+	})
+	g.Go(func() error {
+		return times.measure("requests", func() (err error) {
+			if p.tokenizer, err = r.tokenizer(cp); err != nil {
+				return err
+			}
+			if p.work, err = r.work(p.tokenizer, cp.Config().MaxPositions); err != nil {
+				return err
+			}
+			p.questions, err = p.work.ask(p.tokenizer, cp.Config(), r.name)
+			return err
+		})
+	})
+	g.Go(func() error {
+		return times.measure("device", func() error {
+			eng, err := r.engine()
+			if err != nil {
+				return err
+			}
+			p.info = eng.Info()
+			p.scorer, err = eng.Scorer(cp.Config(), cp)
+			return err
+		})
+	})
+	err = g.Wait()
+	return p, err
 }
 
 // tokenizer loads the checkpoint's tokenizer and checks that the model has a

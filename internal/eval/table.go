@@ -25,7 +25,7 @@ func (o Outcome) table() *ui.Table {
 		}
 	}
 	for _, r := range o.Tasks {
-		add(r.Name, r.Version, r.Shots, r.Metrics, r.Estimates)
+		add(r.Name, r.Version, r.Shots.Count, r.Metrics, r.Estimates)
 	}
 	if h := o.Heldout; h != nil {
 		add(HeldoutTask, heldoutVersion, 0, []Metric{{Name: "loss"}, {Name: "perplexity"}, {Name: "bits_per_byte"}},
