@@ -163,8 +163,10 @@ func (x *executor) variants(o *operation) []variant {
 		return []variant{x.linearVariant()}
 	case sum:
 		return []variant{x.sumVariant(o.out[0].cols)}
-	case head, distill, score:
+	case head, distill:
 		return []variant{x.headVariant(o.in[1].rows)}
+	case score:
+		return []variant{scoreVariant(o.in[1].rows)}
 	}
 	return nil
 }

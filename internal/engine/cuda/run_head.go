@@ -12,10 +12,19 @@ func (d *device) headVariant(vocab int) variant {
 	return d.variant("headloss.cu", fmt.Sprintf("VOCAB=%d", vocab))
 }
 
+// scoreVariant is headVariant for a scorer, whose logits are float32.
+func scoreVariant(vocab int) variant {
+	return variant{"headloss.cu", fmt.Sprintf("STORAGE=32 VOCAB=%d", vocab)}
+}
+
 // logitProduct, inputProduct and weightProduct are the products of a chunk of
 // rows: logits, and from their gradient that of the head's input and weight.
 func (x *executor) logitProduct(rows, hidden, vocab int) gpu.Product {
-	return gpu.Product{M: rows, N: vocab, K: hidden, TransB: true, In: x.elem, Out: x.elem, Whole: x.segments != nil}
+	p := gpu.Product{M: rows, N: vocab, K: hidden, TransB: true, In: x.elem, Out: x.elem}
+	if x.segments != nil {
+		p.Out, p.Whole = gpu.Float32, true
+	}
+	return p
 }
 
 func (x *executor) inputProduct(rows, hidden, vocab int) gpu.Product {
@@ -129,7 +138,7 @@ func (x *executor) distill(o *operation, k distill) error {
 
 func (x *executor) score(o *operation) error {
 	w, targets := o.in[1], o.in[2]
-	variant := x.headVariant(w.rows)
+	variant := scoreVariant(w.rows)
 	return x.headChunks(o, func(at, rows int, _, logits gpu.Ptr) error {
 		offset := gpu.Ptr(at * 4)
 		return x.launch(variant, "head_score", gpu.Grid{Blocks: [3]int{rows}, Threads: [3]int{1024}},

@@ -157,22 +157,19 @@ func (s *scorer) Logits(_ context.Context, tokens []int32) ([]float32, error) {
 			if err := s.x.stream.Synchronize(); err != nil {
 				return err
 			}
-			return s.x.download(out[at*s.cfg.VocabSize:][:rows*s.cfg.VocabSize], logits)
+			return gpu.Download(out[at*s.cfg.VocabSize:][:rows*s.cfg.VocabSize], logits)
 		})
 	})
 	return out[:len(tokens)*s.cfg.VocabSize], err
 }
 
 // float32s reads a matrix of activations.
-func (x *executor) float32s(m *matrix, dst []float32) error { return x.download(dst, x.ptr(m)) }
-
-// download reads activations.
-func (d *device) download(dst []float32, from gpu.Ptr) error {
-	if d.elem == gpu.Float32 {
-		return gpu.Download(dst, from)
+func (x *executor) float32s(m *matrix, dst []float32) error {
+	if x.elem == gpu.Float32 {
+		return gpu.Download(dst, x.ptr(m))
 	}
 	raw := make([]uint16, len(dst))
-	if err := gpu.Download(raw, from); err != nil {
+	if err := gpu.Download(raw, x.ptr(m)); err != nil {
 		return err
 	}
 	for i, b := range raw {

@@ -23,7 +23,9 @@ func chunkRows(n, vocab int, elementSize int64) int {
 	return (n/least + 8) / 8 * 8
 }
 
-// scoreRows is how many picked positions a scorer projects at a time.
+// scoreRows is how many picked positions a scorer projects at a time. Their
+// logits are float32: rounded to bf16, those of a trained model would be off by
+// several hundredths.
 const scoreRows = 512
 
 // columnParts is into how many parts of rows a sum over rows is divided: as many
@@ -77,7 +79,7 @@ func needScratch(p *program, s sizes, sms int) {
 			scratch(chunkRows(n, vocab, s.activation), vocab, activation)
 			scratch(chunkRows(n, vocab, s.activation), vocab, activation)
 		case score:
-			scratch(min(o.in[0].rows, scoreRows), o.in[1].rows, activation)
+			scratch(min(o.in[0].rows, scoreRows), o.in[1].rows, float)
 		case embeddingGrad:
 			n, chunks := o.in[0].cols, (o.in[0].cols+embedChunk-1)/embedChunk
 			for range 4 { // keys and positions after each of two passes
