@@ -45,8 +45,7 @@ func TestDistillProgram(t *testing.T) {
 					t.Errorf("cross-entropy %v and divergence %v, want %v and %v", ce/n, kl/n, step.CrossEntropy, step.Divergence)
 				}
 				for _, param := range cfg.Params() {
-					at := x.params.offset[param.Name]
-					compare(t, param.Name, x.grad[at:at+param.Size()], want[param.Name])
+					compare(t, param.Name, x.gradient(param), want[param.Name])
 				}
 			})
 		}

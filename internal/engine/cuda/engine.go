@@ -111,6 +111,12 @@ func (e *Engine) checkModel(cfg model.Config) error {
 // compile builds a graph and turns it into a program with its memory. What shows
 // every layer's inner results is not fused, as these would then be overwritten.
 func (e *Engine) compile(cfg model.Config, o graph.Options) (*program, *arena, error) {
+	return e.compileBeside(cfg, o, func([]string) bool { return false })
+}
+
+// compileBeside is compile where parameters that beside allows may lie side by
+// side.
+func (e *Engine) compileBeside(cfg model.Config, o graph.Options, beside func(params []string) bool) (*program, *arena, error) {
 	if err := e.checkModel(cfg); err != nil {
 		return nil, nil, err
 	}
@@ -128,7 +134,7 @@ func (e *Engine) compile(cfg model.Config, o graph.Options) (*program, *arena, e
 		return nil, nil, err
 	}
 	if o.Output != graph.Activations {
-		fuse(p, cfg)
+		fuse(p, cfg, beside)
 	}
 	recompute(p, e.o.Recompute)
 	needScratch(p, e.dev.sizes(), e.dev.info.SMs)

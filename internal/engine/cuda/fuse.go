@@ -9,7 +9,9 @@ import (
 // fuse joins operations where one kernel does the work of several. Every rule
 // looks for one pattern; together they turn the graph of a decoder layer and of
 // its derivative into the series of kernels that docs/performance.md counts.
-func fuse(p *program, cfg model.Config) {
+//
+// Parameters that beside allows come to lie side by side.
+func fuse(p *program, cfg model.Config, beside func(params []string) bool) {
 	p.flattenSums()
 	p.joinNorms()
 	p.joinNormGradients()
@@ -19,6 +21,7 @@ func fuse(p *program, cfg model.Config) {
 	p.turnGradientsInAttention()
 	p.sumBiasGradientsInAttention()
 	p.addResiduals()
+	p.joinOutputs(beside)
 	p.moveBiasIntoGelu()
 	p.sumBiasGradientInGelu()
 	p.sumBiasGradientInNorms()

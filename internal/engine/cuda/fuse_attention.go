@@ -284,7 +284,7 @@ func (p *program) placeable(m *matrix) bool {
 func (p *program) joinRotaries() {
 	each(p, func(o *operation, k rotary) {
 		for _, other := range p.ops {
-			if other != o && other.kind == kind(k) && inPlace(o) && inPlace(other) && besides(o.in[0], other.in[0]) {
+			if other != o && other.kind == kind(k) && inPlace(o) && inPlace(other) && follows(o.in[0], other.in[0]) {
 				p.joinAt(o, other)
 				return
 			}
@@ -297,8 +297,8 @@ func inPlace(o *operation) bool {
 	return len(o.in) == 1 && (o.out[0].of == o.in[0] || o.in[0].of == o.out[0])
 }
 
-// besides reports whether b's columns follow a's in one matrix.
-func besides(a, b *matrix) bool {
+// follows reports whether b's columns follow a's in one matrix.
+func follows(a, b *matrix) bool {
 	aroot, at := a.root()
 	broot, bt := b.root()
 	return aroot == broot && bt == at+a.cols && a.stride == b.stride

@@ -15,17 +15,18 @@ import (
 func TestFusedOperations(t *testing.T) {
 	for name, want := range map[string]string{
 		// Three layers of: norms; qkv, rotary, attention, output; MLP in, gelu, MLP
-		// out; and backward the same with two products for each.
+		// out; and backward the same with two products for each. The products of both
+		// outputs are one, whose biases are added up before.
 		"plain": "attention 3 attentionGrad 3 columnSum 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
-			"norms 4 normsGrad 4 product 36 rotary 6",
+			"norms 4 normsGrad 4 product 27 rotary 6 sum 3",
 		"shared": "attention 3 attentionGrad 3 columnSum 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
-			"norms 4 normsGrad 4 product 36 rotary 6",
+			"norms 4 normsGrad 4 product 27 rotary 6 sum 3",
 		// At a size of 64 attention's derivative turns gradients back and sums those of
 		// the biases.
 		"head size 64": "attention 3 attentionGrad 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
-			"norms 4 normsGrad 4 product 36 rotary 3",
+			"norms 4 normsGrad 4 product 27 rotary 3 sum 3",
 		"shared, head size 64": "attention 3 attentionGrad 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
-			"norms 4 normsGrad 4 product 36 rotary 3",
+			"norms 4 normsGrad 4 product 27 rotary 3 sum 3",
 		// Each norm has its own input, so that its gradient is joined alone.
 		"sequential": "attention 3 attentionGrad 3 columnSum 3 embedding 1 embeddingGrad 1 gelu 3 geluGrad 3 head 1 " +
 			"norms 7 normsGrad 7 product 36 rotary 6",

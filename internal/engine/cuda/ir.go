@@ -39,7 +39,7 @@ type matrix struct {
 	rows, cols int
 	elem       element
 	role       role
-	params     []string // of a weight, master or gradient: one, or several joined by rows
+	params     []string // of a weight, master or gradient: one, several joined by rows, or two side by side
 	taught     bool     // whether params are the teacher's
 
 	// A part lies in the memory of another matrix, at an offset in elements and
@@ -213,6 +213,8 @@ type program struct {
 	// joined lists groups of parameters that must lie one after another, and
 	// joinedTaught those of the teacher's.
 	joined, joinedTaught [][]string
+	// beside lists pairs of parameters whose rows must lie side by side.
+	beside [][]string
 }
 
 // observed are the results that one layer's attention reads and makes; key and

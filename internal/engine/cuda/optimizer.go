@@ -48,7 +48,7 @@ func (t *trainer) writeTensors() error {
 		at := gpu.Ptr(p.at[i])
 		e := tensorEntry{
 			Weight: uint64(t.mem.masters + at*4), First: uint64(t.mem.first + at*4), Second: uint64(t.mem.second + at*4),
-			Gradient: uint64(t.mem.gradients + at*4), Size: int64(param.Size()), FirstBlock: block,
+			Gradient: uint64(t.mem.gradients + at*4), Size: int64(p.spans[param.Name]), FirstBlock: block,
 		}
 		if t.plan.copies > 0 {
 			e.Copy = uint64(t.mem.weights + at*gpu.Ptr(t.dev.elem.Size()))
@@ -56,7 +56,7 @@ func (t *trainer) writeTensors() error {
 		if t.o.Optimizer.Decay == engine.DecayAll || param.Decays() {
 			e.Decays = 1
 		}
-		block += int32((param.Size() + tensorBlock - 1) / tensorBlock)
+		block += int32((p.spans[param.Name] + tensorBlock - 1) / tensorBlock)
 		table[i] = e
 	}
 	return gpu.UploadValues(t.mem.tensors, table)
@@ -169,21 +169,61 @@ func (t *trainer) write(array gpu.Ptr, i int, data []float32) error {
 	if err != nil {
 		return err
 	}
-	return gpu.Upload(array+gpu.Ptr(p.at[i]*4), data)
+	return p.upload(array, i, data)
 }
 
 // read gets parameter i of an array.
 func (t *trainer) read(array gpu.Ptr, i int, dst []float32) error {
 	p := t.plan.params
 	if p.list[i].Size() == len(dst) {
-		return gpu.Download(dst, array+gpu.Ptr(p.at[i]*4))
+		return p.download(dst, array, i)
 	}
 	wide := make([]float32, p.list[i].Size())
-	if err := gpu.Download(wide, array+gpu.Ptr(p.at[i]*4)); err != nil {
+	if err := p.download(wide, array, i); err != nil {
 		return err
 	}
 	narrow(dst, t.plain[i], wide, p.list[i])
 	return nil
+}
+
+// upload sets parameter i in an array of float32.
+func (p *params) upload(array gpu.Ptr, i int, data []float32) error {
+	at, pitch := array+gpu.Ptr(p.at[i]*4), p.pitch[p.list[i].Name]
+	if pitch == 0 {
+		return gpu.Upload(at, data)
+	}
+	around, rows, cols, err := p.around(at, i)
+	if err != nil {
+		return err
+	}
+	for r := range rows {
+		copy(around[r*pitch:], data[r*cols:(r+1)*cols])
+	}
+	return gpu.Upload(at, around)
+}
+
+// download gets parameter i of an array of float32.
+func (p *params) download(dst []float32, array gpu.Ptr, i int) error {
+	at, pitch := array+gpu.Ptr(p.at[i]*4), p.pitch[p.list[i].Name]
+	if pitch == 0 {
+		return gpu.Download(dst, at)
+	}
+	around, rows, cols, err := p.around(at, i)
+	if err != nil {
+		return err
+	}
+	for r := range rows {
+		copy(dst[r*cols:(r+1)*cols], around[r*pitch:])
+	}
+	return nil
+}
+
+// around reads all from the first element of parameter i to its last one, with
+// what lies beside it.
+func (p *params) around(at gpu.Ptr, i int) (data []float32, rows, cols int, err error) {
+	rows, cols = rowsOf(p.list[i])
+	data = make([]float32, (rows-1)*p.pitch[p.list[i].Name]+cols)
+	return data, rows, cols, gpu.Download(data, at)
 }
 
 // Read implements engine.Trainer.

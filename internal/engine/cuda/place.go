@@ -104,19 +104,24 @@ type params struct {
 	size   int            // elements, gaps included
 	list   []model.Param
 	at     []int // offset of list[i]
+	// spans are the elements from each parameter on that kernels which walk over all
+	// of them take as its own: where several lie side by side, the first one's are
+	// all, and the others have none.
+	spans map[string]int
+	pitch map[string]int // elements from a row to the next, of those that lie side by side
 }
 
 // paramAlign is the multiple, in elements, at which a parameter begins.
 const paramAlign = 128
 
-// placeParams lays a model's parameters out. Those of a group follow each other
-// without gaps.
-func placeParams(cfg model.Config, joined [][]string) *params {
-	return placeList(cfg.Params(), joined)
+// placeParams lays a model's parameters out. Those of a joined group follow each
+// other without gaps, the rows of those beside each other lie side by side.
+func placeParams(cfg model.Config, joined, beside [][]string) *params {
+	return placeList(cfg.Params(), joined, beside)
 }
 
-func placeList(list []model.Param, joined [][]string) *params {
-	p := &params{offset: map[string]int{}, list: list}
+func placeList(list []model.Param, joined, beside [][]string) *params {
+	p := &params{offset: map[string]int{}, list: list, spans: map[string]int{}, pitch: map[string]int{}}
 	byName := map[string]model.Param{}
 	groupOf := map[string][]string{}
 	for _, param := range p.list {
@@ -126,6 +131,19 @@ func placeList(list []model.Param, joined [][]string) *params {
 		for _, name := range g {
 			groupOf[name] = g
 		}
+	}
+	for _, g := range beside {
+		p.size = (p.size + paramAlign - 1) / paramAlign * paramAlign
+		pitch := 0
+		for _, name := range g {
+			p.offset[name] = p.size + pitch
+			pitch += byName[name].Shape[1]
+		}
+		for _, name := range g {
+			p.pitch[name], p.spans[name] = pitch, 0
+		}
+		p.spans[g[0]] = byName[g[0]].Shape[0] * pitch
+		p.size += p.spans[g[0]]
 	}
 	for _, param := range p.list {
 		if _, done := p.offset[param.Name]; done {
@@ -137,7 +155,7 @@ func placeList(list []model.Param, joined [][]string) *params {
 		}
 		p.size = (p.size + paramAlign - 1) / paramAlign * paramAlign
 		for _, name := range group {
-			p.offset[name] = p.size
+			p.offset[name], p.spans[name] = p.size, byName[name].Size()
 			p.size += byName[name].Size()
 		}
 	}
@@ -158,10 +176,10 @@ type constants struct {
 }
 
 func placeConstants(cfg model.Config, joined [][]string, s sizes) *constants {
-	c := &constants{all: placeParams(cfg, joined), sizes: s}
+	c := &constants{all: placeParams(cfg, joined, nil), sizes: s}
 	c.size = c.vectorsAt()
 	if s.activation != s.of(float) {
-		c.vectors = placeList(slices.DeleteFunc(cfg.Params(), func(p model.Param) bool { return len(p.Shape) != 1 }), nil)
+		c.vectors = placeList(slices.DeleteFunc(cfg.Params(), func(p model.Param) bool { return len(p.Shape) != 1 }), nil, nil)
 		c.size += int64(c.vectors.size) * s.of(float)
 	}
 	return c

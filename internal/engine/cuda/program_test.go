@@ -77,6 +77,27 @@ func (x *machine) write(m *matrix, v []float32) {
 	}
 }
 
+// each calls f with the place of every element of a parameter.
+func (x *machine) each(name string, f func(at, i int)) {
+	for _, p := range x.params.list {
+		if p.Name != name {
+			continue
+		}
+		rows, cols := rowsOf(p)
+		pitch := max(x.params.pitch[name], cols)
+		for i := range rows * cols {
+			f(x.params.offset[name]+i/cols*pitch+i%cols, i)
+		}
+	}
+}
+
+// gradient is a parameter's.
+func (x *machine) gradient(p model.Param) []float32 {
+	g := make([]float32, p.Size())
+	x.each(p.Name, func(at, i int) { g[i] = x.grad[at] })
+	return g
+}
+
 func (x *machine) poison(m *matrix) {
 	root, _ := m.root()
 	if root == m && m.role == transient {
@@ -356,7 +377,7 @@ func testModels(t testing.TB) map[string]model.Config {
 	c = owners(plain, "0_0_2")
 	c.KVIntermediateSize = 24
 	list["key value mlp"] = c
-	c = model.Plain(40, 128, 3, 2)
+	c = model.Plain(40, 64, 3, 1)
 	list["head size 64"] = c
 	c.KVHeads = 1
 	list["shared, head size 64"] = owners(c, "0_0_0")
@@ -384,11 +405,11 @@ func testBatch(cfg model.Config, rows, length int, seed uint64) engine.Batch {
 }
 
 func newMachine(cfg model.Config, w testWeights, p *program) *machine {
-	x := &machine{p: p, arena: place(p, sizes{4}), params: placeParams(cfg, p.joined), ints: map[*matrix][]int32{}}
+	x := &machine{p: p, arena: place(p, sizes{4}), params: placeParams(cfg, p.joined, p.beside), ints: map[*matrix][]int32{}}
 	x.memory = make([]float32, x.arena.size/4)
 	x.weight, x.grad = make([]float32, x.params.size), make([]float32, x.params.size)
 	for name, v := range w {
-		copy(x.weight[x.params.offset[name]:], v)
+		x.each(name, func(at, i int) { x.weight[at] = v[i] })
 	}
 	return x
 }
@@ -406,7 +427,7 @@ func compileFor(t testing.TB, cfg model.Config, o graph.Options, stage string) *
 		t.Fatal(err)
 	}
 	if stage != "traced" {
-		fuse(p, cfg)
+		fuse(p, cfg, func([]string) bool { return stage == "fused" })
 		recompute(p, map[string]Recompute{"mlp": RecomputeMLP, "layer": RecomputeLayer}[stage])
 	}
 	return p
@@ -436,8 +457,7 @@ func TestProgramComputesTheGradients(t *testing.T) {
 					t.Errorf("loss %v, want %v", loss, reference)
 				}
 				for _, param := range cfg.Params() {
-					at := x.params.offset[param.Name]
-					compare(t, param.Name, x.grad[at:at+param.Size()], want[param.Name])
+					compare(t, param.Name, x.gradient(param), want[param.Name])
 				}
 			})
 		}

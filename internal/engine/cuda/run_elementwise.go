@@ -29,7 +29,7 @@ func (x *executor) gelu(o *operation, k gelu) error {
 	m := o.in[0]
 	bias := x.optional(k.bias, func() *matrix { return o.in[1] })
 	return x.launch(x.geluVariant(), "gelu_forward", eights(m.size()),
-		x.ptr(m), bias, x.ptr(o.out[0]), int32(m.rows), int32(m.cols))
+		x.ptr(m), bias, x.ptr(o.out[0]), int32(m.rows), int32(m.cols), int32(o.out[0].stride))
 }
 
 func (x *executor) geluGrad(o *operation, k geluGrad) error {
@@ -38,7 +38,7 @@ func (x *executor) geluGrad(o *operation, k geluGrad) error {
 	sums := len(o.out) == 2
 	parts := x.optional(sums, func() *matrix { return o.temp[0] })
 	if err := x.launch(x.geluVariant(), "gelu_backward", columns(m.cols, columnParts(m.rows, m.cols, x.info.SMs)),
-		x.ptr(dy), x.ptr(m), bias, x.ptr(o.out[0]), parts, int32(m.rows), int32(m.cols)); err != nil || !sums {
+		x.ptr(dy), x.ptr(m), bias, x.ptr(o.out[0]), parts, int32(m.rows), int32(m.cols), int32(dy.stride), int32(o.out[0].stride)); err != nil || !sums {
 		return err
 	}
 	return x.addParts(o.temp[0], o.temp[0].rows, o.out[1])

@@ -36,16 +36,16 @@ func (e *Engine) planTrainer(cfg model.Config, o engine.TrainOptions) (*trainPla
 		shape.Distill = &graph.Distill{Teacher: pad(d.Teacher), Weight: d.Weight, Temperature: d.Temperature}
 	}
 	var err error
-	if t.grads, t.gradArena, err = e.compile(cfg, shape); err != nil {
+	if t.grads, t.gradArena, err = e.compileBeside(cfg, shape, e.mayLieBeside); err != nil {
 		return nil, err
 	}
 	if d := shape.Distill; d != nil {
 		t.teacher = placeConstants(d.Teacher, t.grads.joinedTaught, e.dev.sizes())
 	}
-	if t.loss, t.lossArena, err = e.compile(cfg, graph.Options{Rows: o.Rows, Length: o.Length, Output: graph.Loss}); err != nil {
+	if t.loss, t.lossArena, err = e.compileBeside(cfg, graph.Options{Rows: o.Rows, Length: o.Length, Output: graph.Loss}, t.grads.liesBeside); err != nil {
 		return nil, err
 	}
-	t.params = placeParams(cfg, t.grads.joined)
+	t.params = placeParams(cfg, t.grads.joined, t.grads.beside)
 	t.weights = int64(t.params.size) * 4
 	if e.dev.elem != gpu.Float32 {
 		t.copies = int64(t.params.size) * e.dev.elem.Size()
@@ -54,7 +54,7 @@ func (e *Engine) planTrainer(cfg model.Config, o engine.TrainOptions) (*trainPla
 	// Tokens and targets, in place and twice on their way.
 	t.inputs = 3 * 2 * roundUp(int64(o.Rows)*int64(o.Length)*4)
 	for _, p := range t.params.list {
-		t.blocks += (int64(p.Size()) + tensorBlock - 1) / tensorBlock
+		t.blocks += (int64(t.params.spans[p.Name]) + tensorBlock - 1) / tensorBlock
 	}
 	t.table = roundUp(int64(len(t.params.list))*tensorSize) + roundUp(t.blocks*8) + 3*roundUp(stateSize)
 	return t, nil
@@ -80,4 +80,10 @@ func (e *Engine) PlanTrainer(cfg model.Config, o engine.TrainOptions) (engine.Me
 		return engine.Memory{}, err
 	}
 	return t.memory(), nil
+}
+
+// mayLieBeside allows parameters to lie side by side unless results are computed
+// again: attention's, which stays, would keep the MLP's beside it.
+func (e *Engine) mayLieBeside([]string) bool {
+	return e.o.Recompute == RecomputeNone || e.o.Recompute == ""
 }

@@ -27,28 +27,32 @@ __device__ __forceinline__ void add_bias(float (&u)[8], const float *bias, int c
 }
 
 // gelu_forward: y = gelu(u + bias), bias may be null; u is kept for the backward
-// pass. columns is a multiple of 8. Grid: ceil(rows * columns / 8 / 256) blocks
+// pass. columns is a multiple of 8; stride is y's row stride in elements. Grid: ceil(rows * columns / 8 / 256) blocks
 // of 256.
-extern "C" __global__ void __launch_bounds__(256) gelu_forward(const element *u, const float *bias, element *y, int rows, int columns) {
+extern "C" __global__ void __launch_bounds__(256) gelu_forward(const element *u, const float *bias, element *y, int rows, int columns, int stride) {
   const int pieces = columns / 8;
   const long long at = (long long)blockIdx.x * 256 + threadIdx.x;
   if (at >= (long long)rows * pieces) return;
   float x[8];
   load8(u + at * 8, x);
-  add_bias(x, bias, (int)(at % pieces) * 8);
+  const long long row = at / pieces;
+  const int c = (int)(at - row * pieces) * 8;
+  add_bias(x, bias, c);
 #pragma unroll
   for (int j = 0; j < 8; j++) {
     float phi, density;
     gelu_parts(x[j], phi, density);
     x[j] *= phi;
   }
-  store8(y + at * 8, x);
+  store8(y + row * stride + c, x);
 }
 
 // gelu_backward: du = dy * gelu'(u + bias), which may overwrite dy, and sums of
-// du's columns to parts [gridDim.y, columns] (null: none) for bias_gradient_add.
+// du's columns to parts [gridDim.y, columns] (null: none) for bias_gradient_add. dy and
+// du have row strides in elements.
 // Grid: (ceil(columns / 256), parts) blocks of (32, 8).
-extern "C" __global__ void __launch_bounds__(256) gelu_backward(const element *dy, const element *u, const float *bias, element *du, float *parts, int rows, int columns) {
+extern "C" __global__ void __launch_bounds__(256) gelu_backward(const element *dy, const element *u, const float *bias, element *du, float *parts, int rows, int columns, int dy_stride,
+                                                                   int du_stride) {
   const int c = blockIdx.x * 256 + threadIdx.x * 8;
   float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
   if (c < columns) {
@@ -56,10 +60,9 @@ extern "C" __global__ void __launch_bounds__(256) gelu_backward(const element *d
     add_bias(b, bias, c);
 #pragma unroll 2
     for (int r = blockIdx.y * COLUMN_WARPS + threadIdx.y; r < rows; r += gridDim.y * COLUMN_WARPS) {
-      const long long at = (long long)r * columns + c;
       float x[8], g[8];
-      load8(u + at, x);
-      load8(dy + at, g);
+      load8(u + (long long)r * columns + c, x);
+      load8(dy + (long long)r * dy_stride + c, g);
 #pragma unroll
       for (int j = 0; j < 8; j++) {
         float phi, density;
@@ -68,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(256) gelu_backward(const element *d
         g[j] *= phi + x[j] * density;
         sum[j] += g[j];
       }
-      store8(du + at, g);
+      store8(du + (long long)r * du_stride + c, g);
     }
   }
   if (parts) put_part(sum, parts, columns, c);
