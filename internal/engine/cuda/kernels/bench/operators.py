@@ -304,13 +304,14 @@ def check_adamw(r, k):
     r.check("copy_weights", "", float(not torch.equal(p.c[0], p.w[0].to(k.dtype))), 0)
 
 
-def times():
+def print_time(name, ms, bytes):
+    print(f"{name:28s} {ms:7.3f} ms  {bytes / ms / 1e9:5.2f} TB/s", flush=True)
+
+
+def times(show=print_time):
     n, h, f, v, heads, length = 32 * 2048, 768, 3072, 50304, 12, 2048
     k = Kernels(16, h, v)
     e = 2
-
-    def show(name, ms, bytes):
-        print(f"{name:28s} {ms:7.3f} ms  {bytes / ms / 1e9:5.2f} TB/s", flush=True)
 
     x = torch.empty(1 << 29, device="cuda", dtype=torch.bfloat16).normal_()
     y = torch.empty_like(x)
