@@ -46,7 +46,7 @@ func TestCollectorProgram(t *testing.T) {
 			p := compileFor(t, cfg, graph.Options{Rows: rows, Length: length, Output: graph.Activations}, "traced")
 			x := newMachine(cfg, w, p)
 			x.ints[p.tokens] = tokens
-			x.run()
+			x.run(true)
 			want := collectAll(t, cpu.Open(0), cfg, w, rows, length, tokens)
 			for i, l := range p.layers {
 				for label, m := range map[string]*matrix{"input": l.input, "query": l.query, "key": l.key, "value": l.value, "output": l.output} {

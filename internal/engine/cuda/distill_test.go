@@ -31,11 +31,12 @@ func TestDistillProgram(t *testing.T) {
 					Distill: &graph.Distill{Teacher: d.Teacher, Weight: d.Weight, Temperature: d.Temperature}}, stage)
 				x := newMachine(cfg, w, p)
 				x.teach(d)
+				x.clear()
 				ce, kl := 0.0, 0.0
 				for i := range uint64(2) {
 					b := testBatch(cfg, rows, length, i)
 					x.ints[p.tokens], x.ints[p.targets] = b.Tokens, b.Targets
-					x.run()
+					x.run(i == 0)
 					ce += float64(x.read(p.losses).F32[0])
 					kl += float64(x.read(p.divergence).F32[0])
 				}

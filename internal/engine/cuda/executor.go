@@ -66,7 +66,15 @@ type executor struct {
 	// segments tell the sequences of a stream apart; nil where rows of one
 	// length do.
 	segments *segments
+	// replace are the operations that write gradients in the place of what is there
+	// while first is set, which it is in the first micro-batch of a step.
+	replace map[*operation]bool
+	first   bool
 }
+
+// adds reports whether an operation adds the gradients that it makes to what is
+// there.
+func (x *executor) adds(o *operation) bool { return !x.first || !x.replace[o] }
 
 // bases are the addresses that an executor's matrices are relative to.
 type bases struct {
@@ -125,6 +133,12 @@ func (x *executor) prepare() error {
 		for _, p := range x.products(o) {
 			if _, err := x.product(p); err != nil {
 				return err
+			}
+			if p.Add && x.replace[o] {
+				p.Add, p.StrideC = false, 0
+				if _, err := x.product(p); err != nil {
+					return err
+				}
 			}
 		}
 		switch k := o.kind.(type) {

@@ -217,6 +217,32 @@ type program struct {
 	beside [][]string
 }
 
+// replaced lists the operations that are the first to write the gradient of a
+// parameter and can write it in the place of what is there: products; and the
+// names of those parameters.
+func (p *program) replaced() (by map[*operation]bool, names map[string]bool) {
+	by, names = map[*operation]bool{}, map[string]bool{}
+	seen := map[string]bool{}
+	for _, o := range p.ops {
+		for _, m := range o.out {
+			if m.role != gradient {
+				continue
+			}
+			first := !slices.ContainsFunc(m.params, func(name string) bool { return seen[name] })
+			switch o.kind.(type) {
+			case product, head, distill:
+				by[o] = first
+			default:
+				first = false
+			}
+			for _, name := range m.params {
+				seen[name], names[name] = true, names[name] || first
+			}
+		}
+	}
+	return by, names
+}
+
 // observed are the results that one layer's attention reads and makes; key and
 // value are nil in a layer that borrows.
 type observed struct{ input, query, key, value, output *matrix }

@@ -36,7 +36,7 @@ type tensorEntry struct {
 	Weight, First, Second, Gradient, Copy uint64
 	Size                                  int64
 	FirstBlock, Decays                    int32
-	_                                     int64
+	Replaced                              int64
 }
 
 // writeTensors fills the list of parameters.
@@ -44,6 +44,7 @@ func (t *trainer) writeTensors() error {
 	p := t.plan.params
 	table := make([]tensorEntry, len(p.list))
 	block := int32(0)
+	_, replaced := t.plan.grads.replaced()
 	for i, param := range p.list {
 		at := gpu.Ptr(p.at[i])
 		e := tensorEntry{
@@ -55,6 +56,9 @@ func (t *trainer) writeTensors() error {
 		}
 		if t.o.Optimizer.Decay == engine.DecayAll || param.Decays() {
 			e.Decays = 1
+		}
+		if replaced[param.Name] {
+			e.Replaced = 1
 		}
 		block += int32((p.spans[param.Name] + tensorBlock - 1) / tensorBlock)
 		table[i] = e

@@ -119,11 +119,32 @@ func call(o op.Operator, in ...op.Array) []float32 {
 	return out.F32
 }
 
-func (x *machine) run() {
+// clear readies the gradients as the device has them before a step: those that are
+// replaced keep what was there, here NaN.
+func (x *machine) clear() {
+	_, names := x.p.replaced()
+	for name, replaced := range names {
+		x.each(name, func(at, _ int) {
+			x.grad[at] = 0
+			if replaced {
+				x.grad[at] = float32(math.NaN())
+			}
+		})
+	}
+}
+
+// run runs the program, as the first of a step or a further one.
+func (x *machine) run(first bool) {
+	by, _ := x.p.replaced()
 	for i := range x.memory {
 		x.memory[i] = float32(math.NaN())
 	}
 	for _, o := range x.p.ops {
+		for _, m := range o.out {
+			if first && by[o] && m.role == gradient {
+				clear(x.at(m)[:m.size()])
+			}
+		}
 		x.step(o)
 	}
 }
@@ -447,10 +468,11 @@ func TestProgramComputesTheGradients(t *testing.T) {
 				step, want := firstMoments(t, cpu.Open(0), cfg, w, engine.TrainOptions{Rows: rows, Length: length})
 				reference := step.Loss * float64(step.Tokens)
 				loss := 0.0
+				x.clear()
 				for i := range uint64(2) {
 					b := testBatch(cfg, rows, length, i)
 					x.ints[p.tokens], x.ints[p.targets] = b.Tokens, b.Targets
-					x.run()
+					x.run(i == 0)
 					loss += float64(x.read(p.losses).F32[0])
 				}
 				if math.Abs(loss-reference) > 1e-4*reference {

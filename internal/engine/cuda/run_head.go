@@ -31,8 +31,8 @@ func (x *executor) inputProduct(rows, hidden, vocab int) gpu.Product {
 	return gpu.Product{M: rows, N: hidden, K: vocab, In: x.elem, Out: x.elem}
 }
 
-func (x *executor) weightProduct(rows, hidden, vocab int) gpu.Product {
-	return gpu.Product{M: vocab, N: hidden, K: rows, TransA: true, In: x.elem, Out: gpu.Float32, Add: true}
+func (x *executor) weightProduct(rows, hidden, vocab int, add bool) gpu.Product {
+	return gpu.Product{M: vocab, N: hidden, K: rows, TransA: true, In: x.elem, Out: gpu.Float32, Add: add}
 }
 
 // chunks calls f with the first row and the number of rows of each chunk.
@@ -52,7 +52,7 @@ func (x *executor) headProducts(o *operation, grad bool) []gpu.Product {
 	_ = chunks(n, o.temp[0].rows, func(_, rows int) error { // f has no error
 		list = append(list, x.logitProduct(rows, hidden, vocab))
 		if grad {
-			list = append(list, x.inputProduct(rows, hidden, vocab), x.weightProduct(rows, hidden, vocab))
+			list = append(list, x.inputProduct(rows, hidden, vocab), x.weightProduct(rows, hidden, vocab, true))
 		}
 		return nil
 	})
@@ -97,18 +97,18 @@ func (x *executor) head(o *operation, k head) error {
 		if !k.grad {
 			return nil
 		}
-		return x.projectionGrad(in, w, o.out[1], o.out[2], at, rows, input, logits)
+		return x.projectionGrad(o, in, w, o.out[1], o.out[2], at, rows, input, logits)
 	})
 }
 
 // projectionGrad carries the gradient of a chunk's logits over to its rows of dx
 // and adds it to dw.
-func (x *executor) projectionGrad(in, w, dx, dw *matrix, at, rows int, input, logits gpu.Ptr) error {
+func (x *executor) projectionGrad(o *operation, in, w, dx, dw *matrix, at, rows int, input, logits gpu.Ptr) error {
 	to := x.ptr(dx) + gpu.Ptr(int64(at*in.cols)*x.elem.Size())
 	if err := x.multiplyAt(x.inputProduct(rows, in.cols, w.rows), logits, x.ptr(w), to); err != nil {
 		return err
 	}
-	return x.multiplyAt(x.weightProduct(rows, in.cols, w.rows), logits, input, x.ptr(dw))
+	return x.multiplyAt(x.weightProduct(rows, in.cols, w.rows, at > 0 || x.adds(o)), logits, input, x.ptr(dw))
 }
 
 // distillProducts are headProducts with those of the teacher's logits.
@@ -132,7 +132,7 @@ func (x *executor) distill(o *operation, k distill) error {
 			int32(rows), int64(w.rows), float32(k.Weight), float32(k.Temperature)); err != nil {
 			return err
 		}
-		return x.projectionGrad(o.in[0], w, o.out[2], o.out[3], at, rows, input, logits)
+		return x.projectionGrad(o, o.in[0], w, o.out[2], o.out[3], at, rows, input, logits)
 	})
 }
 

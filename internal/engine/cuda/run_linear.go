@@ -22,7 +22,7 @@ func (x *executor) describe(o *operation, k product) gpu.Product {
 	a, b, d := o.in[0], o.in[1], o.out[0]
 	p := gpu.Product{
 		M: a.rows, K: a.cols, N: b.cols, TransA: k.transA, TransB: k.transB,
-		In: x.typeOf(a), Out: x.typeOf(d), Add: k.add || d.role == gradient,
+		In: x.typeOf(a), Out: x.typeOf(d), Add: k.add || d.role == gradient && x.adds(o),
 		StrideA: stride(a), StrideB: stride(b), StrideD: stride(d), Whole: x.segments != nil,
 	}
 	if k.transA {

@@ -3,7 +3,7 @@ package cuda
 import "mlkv/internal/op"
 
 // chunkBytes bounds the logits that exist at a time.
-const chunkBytes = 1 << 30
+const chunkBytes = 2 << 30
 
 // chunkRows is how many rows of n the head projects at a time: at most
 // chunkBytes of logits, in equal shares of whole tiles of the products where

@@ -28,9 +28,10 @@ type trainer struct {
 	loss   *executor
 	taught *frozen // the teacher's weights, nil without one
 
-	micro, update, evaluate *gpu.Graph
-	feed                    *feeder
-	results                 *results
+	// start is the first micro-batch of a step, micro a further one.
+	start, micro, update, evaluate *gpu.Graph
+	feed                           *feeder
+	results                        *results
 
 	counted int // positions of the micro-batches since the last update
 	passes  int
@@ -60,6 +61,7 @@ func (e *Engine) Trainer(cfg model.Config, w engine.Weights, o engine.TrainOptio
 
 func (t *trainer) open(w engine.Weights) error {
 	t.grads = &executor{device: t.dev, p: t.plan.grads, arena: t.plan.gradArena, params: t.plan.params}
+	t.grads.replace, _ = t.plan.grads.replaced()
 	t.loss = &executor{device: t.dev, p: t.plan.loss, arena: t.plan.lossArena, params: t.plan.params}
 	if err := t.checkMemory(); err != nil {
 		return err
@@ -108,7 +110,8 @@ func (t *trainer) warmUp() error {
 	return inOrder(
 		func() error { return t.dev.stream.Zero(t.feed.tokens, size) },
 		func() error { return t.dev.stream.Fill(t.feed.goals, ^uint32(0), size) }, // engine.Ignore
-		func() error { return t.pass(t.grads, t.mem.state) },
+		func() error { return t.microBatch(true) },
+		func() error { return t.microBatch(false) },
 		func() error { return t.pass(t.loss, t.mem.held) },
 		t.optimize,
 		t.dev.stream.Synchronize,
@@ -162,7 +165,10 @@ func (t *trainer) allocate() error {
 
 // capture records the micro-batch, the update and the held-out loss.
 func (t *trainer) capture() (err error) {
-	if t.micro, err = gpu.Capture(t.dev.stream, func() error { return t.pass(t.grads, t.mem.state) }); err != nil {
+	if t.start, err = gpu.Capture(t.dev.stream, func() error { return t.microBatch(true) }); err != nil {
+		return err
+	}
+	if t.micro, err = gpu.Capture(t.dev.stream, func() error { return t.microBatch(false) }); err != nil {
 		return err
 	}
 	if t.evaluate, err = gpu.Capture(t.dev.stream, func() error { return t.pass(t.loss, t.mem.held) }); err != nil {
@@ -170,6 +176,13 @@ func (t *trainer) capture() (err error) {
 	}
 	t.update, err = gpu.Capture(t.dev.stream, t.optimize)
 	return err
+}
+
+// microBatch computes gradients, of the first micro-batch of a step in the place of
+// those of the step before.
+func (t *trainer) microBatch(first bool) error {
+	t.grads.first = first
+	return t.pass(t.grads, t.mem.state)
 }
 
 // pass runs a program and adds its losses to a state.
@@ -190,6 +203,9 @@ func (t *trainer) Accumulate(_ context.Context, b engine.Batch) error {
 	err := t.dev.gpu.Do(func() error {
 		if err := t.feed.put(b); err != nil {
 			return err
+		}
+		if t.passes == 0 {
+			return t.start.Launch(t.dev.stream)
 		}
 		return t.micro.Launch(t.dev.stream)
 	})
@@ -280,7 +296,7 @@ func (t *trainer) Memory() engine.Memory { return t.plan.memory() }
 func (t *trainer) Close() error {
 	return t.dev.gpu.Do(func() error {
 		errs := []error{t.dev.stream.Synchronize()}
-		for _, g := range []*gpu.Graph{t.micro, t.update, t.evaluate} {
+		for _, g := range []*gpu.Graph{t.start, t.micro, t.update, t.evaluate} {
 			if g != nil {
 				errs = append(errs, g.Destroy())
 			}

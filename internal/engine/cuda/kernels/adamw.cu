@@ -21,7 +21,7 @@ struct Update {
 };
 
 // adamw updates every tensor, writes the copies that the products read and clears
-// the gradients. A step that gradient_factor skipped only clears them.
+// the gradients that are added to. A step that gradient_factor skipped only clears.
 // Grid: sum over tensors of ceil(size / 8192) blocks of 256.
 extern "C" __global__ void __launch_bounds__(256) adamw(const Tensor *tensors, int count, const State *state) {
   const Tensor t = find_tensor(tensors, count, blockIdx.x);
@@ -42,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(256) adamw(const Tensor *tensors, i
         *(float4 *)(t.weight + at) = w, *(float4 *)(t.first + at) = m, *(float4 *)(t.second + at) = v;
         if (t.copy) put_copy(t.copy + at, w.x, w.y, w.z, w.w);
       }
-      *(float4 *)(t.gradient + at) = make_float4(0, 0, 0, 0);
+      if (!t.replaced) *(float4 *)(t.gradient + at) = make_float4(0, 0, 0, 0);
     } else {
       for (int j = in_block; j < limit; j++) {
         const long long k = first + j;
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(256) adamw(const Tensor *tensors, i
           u.apply(t.weight[k], t.first[k], t.second[k], t.gradient[k]);
           if (t.copy) t.copy[k] = to_element(t.weight[k]);
         }
-        t.gradient[k] = 0;
+        if (!t.replaced) t.gradient[k] = 0;
       }
     }
   }

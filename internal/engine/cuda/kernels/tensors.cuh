@@ -11,7 +11,7 @@ struct Tensor {
   long long size;
   int first_block;
   int decays;  // whether weight decay acts on it
-  long long reserved;
+  long long replaced;  // whether the next step writes its gradient in the place of this one's, which then need not be cleared
 };
 
 const int TENSOR_BLOCK = 8192;
