@@ -246,17 +246,17 @@ func benchmarkProduct(b *testing.B, p Product) {
 			return err
 		}
 		defer mem.Free()
-		ms, err := m.time(s, &m.algo, o)
+		ms, err := m.time(s, o, &m.algo)
 		if err != nil {
 			return err
 		}
 		for b.Loop() {
-			if ms, err = m.time(s, &m.algo, o); err != nil {
+			if ms, err = m.time(s, o, &m.algo); err != nil {
 				return err
 			}
 		}
-		b.ReportMetric(p.Operations()/ms/1e9, "TFLOP/s")
-		b.ReportMetric(ms*1000, "us")
+		b.ReportMetric(p.Operations()/ms[0]/1e9, "TFLOP/s")
+		b.ReportMetric(ms[0]*1000, "us")
 		return nil
 	})
 }

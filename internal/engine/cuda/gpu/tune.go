@@ -14,7 +14,8 @@ import (
 
 const (
 	suggestions = 16   // algorithms that are timed for a product
-	timedRuns   = 5    // of each, after one that is not
+	untimedRuns = 2    // of each, in which its kernel is loaded and the clock settles
+	timedRuns   = 11   // of each, after those
 	margin      = 0.98 // share of the first suggestion's time that a later one must beat
 )
 
@@ -69,16 +70,16 @@ func (m *Matmul) tune(s Stream) error {
 		return err
 	}
 	defer arena.Free()
-	best, err := m.time(s, &algos[0], ops)
+	list := make([]*C.mlkv_lt_algo, found)
+	for i := range list {
+		list[i] = &algos[i]
+	}
+	times, err := m.time(s, ops, list...)
 	if err != nil {
 		return err
 	}
-	best *= margin
-	for i := 1; i < int(found); i++ {
-		t, err := m.time(s, &algos[i], ops)
-		if err != nil {
-			return err
-		}
+	best := times[0] * margin
+	for i, t := range times {
 		if t < best {
 			best, m.algo = t, algos[i]
 		}
@@ -86,36 +87,46 @@ func (m *Matmul) tune(s Stream) error {
 	return nil
 }
 
-// time is the median time of a run in milliseconds.
-func (m *Matmul) time(s Stream, algo *C.mlkv_lt_algo, o Operands) (float64, error) {
-	var events [timedRuns + 1]Event
+// time is the median time of each algorithm's runs in milliseconds. They take
+// turns, as the clock falls under load: whatever ran last would seem slow.
+func (m *Matmul) time(s Stream, o Operands, algos ...*C.mlkv_lt_algo) ([]float64, error) {
+	runs := (untimedRuns + timedRuns) * len(algos)
+	events := make([]Event, runs+1)
 	for i := range events {
 		var err error
 		if events[i], err = NewEvent(true); err != nil {
-			return 0, err
+			return nil, err
 		}
 		defer events[i].Destroy()
 	}
 	for i := range events {
-		if err := m.run(s, algo, o, o.C); err != nil {
-			return 0, err
-		}
 		if err := events[i].Record(s); err != nil {
-			return 0, err
+			return nil, err
+		}
+		if i == runs {
+			break
+		}
+		if err := m.run(s, algos[i%len(algos)], o, o.C); err != nil {
+			return nil, err
 		}
 	}
 	if err := s.Synchronize(); err != nil {
-		return 0, err
+		return nil, err
 	}
-	times := make([]float64, timedRuns)
-	for i := range times {
-		var err error
-		if times[i], err = events[i].Elapsed(events[i+1]); err != nil {
-			return 0, err
+	medians := make([]float64, len(algos))
+	for a := range algos {
+		times := make([]float64, timedRuns)
+		for r := range times {
+			i := (untimedRuns+r)*len(algos) + a
+			var err error
+			if times[r], err = events[i].Elapsed(events[i+1]); err != nil {
+				return nil, err
+			}
 		}
+		slices.Sort(times)
+		medians[a] = times[timedRuns/2]
 	}
-	slices.Sort(times)
-	return times[len(times)/2], nil
+	return medians, nil
 }
 
 // scratch makes operands of the product's size that hold random numbers: zeros
