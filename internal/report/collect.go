@@ -226,7 +226,7 @@ func toRows(groups []*group) []*Row {
 	for _, g := range groups {
 		r := newRow(g.named)
 		r.Shape = g.shape
-		r.Measured = newest(g.taken)
+		r.Measured = together(g.taken)
 		if g.run != nil {
 			r.takeRun(g.run)
 		}

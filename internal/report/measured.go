@@ -192,18 +192,31 @@ func (t *csvTable) number(column string) float64 {
 
 func (t *csvTable) mib(column string) int64 { return int64(t.number(column) * (1 << 20)) }
 
-// newest keeps the last measurement of each device and size of an element.
-func newest(all []Measurement) []Measurement {
-	slices.SortStableFunc(all, func(a, b Measurement) int { return a.finished.Compare(b.finished) })
+// together puts the measurements of each device and size of an element into one:
+// of equal points the newest counts.
+func together(all []Measurement) []Measurement {
+	slices.SortStableFunc(all, func(a, b Measurement) int { return b.finished.Compare(a.finished) })
 	var out []Measurement
 	for _, m := range all {
-		out = slices.DeleteFunc(out, func(o Measurement) bool { return o.Device == m.Device && o.CacheBits == m.CacheBits })
-		out = append(out, m)
+		i := slices.IndexFunc(out, func(o Measurement) bool { return o.Device == m.Device && o.CacheBits == m.CacheBits })
+		if i < 0 {
+			out = append(out, m)
+			continue
+		}
+		o := &out[i]
+		o.Points = append(o.Points, slices.DeleteFunc(slices.Clone(m.Points), func(p MeasuredPoint) bool {
+			return slices.ContainsFunc(o.Points, p.replaces)
+		})...)
 	}
 	slices.SortStableFunc(out, func(a, b Measurement) int {
 		return cmp.Or(cmp.Compare(b.Capacity, a.Capacity), cmp.Compare(b.CacheBits, a.CacheBits))
 	})
 	return out
+}
+
+// replaces reports whether two points answer the same question.
+func (p MeasuredPoint) replaces(o MeasuredPoint) bool {
+	return p.Kind == o.Kind && (p.Batch == o.Batch || p.Kind == kindLargest) && (p.Length == o.Length || p.Kind == kindContext)
 }
 
 // largest is the largest batch of a length, nil where it was not searched or

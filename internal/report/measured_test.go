@@ -16,7 +16,11 @@ import (
 func TestMeasured(t *testing.T) {
 	dir := t.TempDir()
 	older, newer := measurements("2026-01-01T00:00:00Z"), measurements("2026-01-02T00:00:00Z")
-	older["models"].([]object)[0]["points"].([]object)[3]["batch_size"] = 1
+	for _, m := range older["models"].([]object) {
+		points := m["points"].([]object)
+		points[0]["batch_size"] = 3 // one more batch
+		points[3]["batch_size"] = 2 // another answer
+	}
 	a := put(t, dir, "a/measurements.json", newer)
 	b := put(t, dir, "b/measurements.json", older)
 	rows := collect(t, writeFixture(t), a, b)
@@ -37,6 +41,9 @@ func TestMeasured(t *testing.T) {
 			if p.OutOfMemory || j > 0 && p.Batch <= line[j-1].Batch {
 				t.Errorf("%s: line %+v", r.Name, line)
 			}
+		}
+		if len(r.Measured[0].Points) != 6 || line[1].Batch != 3 {
+			t.Errorf("%s: %d points from two files, want 6; line %+v", r.Name, len(r.Measured[0].Points), line)
 		}
 	}
 	var out strings.Builder
