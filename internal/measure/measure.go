@@ -139,10 +139,8 @@ func (o *Options) complete() error {
 			return ui.Usagef("lengths: expected at least %d (two more than the steps), found %d", o.Steps+2, l)
 		}
 	}
-	for name, list := range map[string][]int{"batches": o.Batches, "context-batches": o.ContextBatches} {
-		if i := slices.IndexFunc(list, func(b int) bool { return b < 1 }); i >= 0 {
-			return ui.Usagef("%s: expected 1 or more, found %d", name, list[i])
-		}
+	if b := append(slices.Clone(o.Batches), o.ContextBatches...); len(b) > 0 && slices.Min(b) < 1 {
+		return ui.Usagef("batches: expected 1 or more, found %d", slices.Min(b))
 	}
 	o.Lengths, o.Batches, o.ContextBatches = ascending(o.Lengths), ascending(o.Batches), ascending(o.ContextBatches)
 	return o.completeModels()

@@ -213,8 +213,11 @@ func (b *bench) measure(ctx context.Context, p *Point) error {
 }
 
 // beyond is the share of memory that is neither weights nor what the formula of
-// the cache gives.
+// the cache gives, 0 where the memory is not known.
 func beyond(memory, weights, formula int64) float64 {
+	if memory == 0 {
+		return 0
+	}
 	return float64(memory-weights-formula) / float64(memory)
 }
 
@@ -231,7 +234,7 @@ func (b *bench) time(ctx context.Context, p *Point) error {
 		}
 		start := time.Now()
 		_, err := b.dec.Extend(ctx, tokens, steps)
-		return time.Since(start), err
+		return max(time.Since(start), time.Nanosecond), err
 	}
 	affordable := func(step time.Duration) int { return int(b.Seconds / step.Seconds()) }
 	step, err := extend(1)

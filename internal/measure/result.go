@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"strconv"
-	"strings"
 
 	"mlkv/internal/provenance"
 	"mlkv/internal/ui"
@@ -140,12 +138,12 @@ func (r *Results) csv(w io.Writer) error {
 }
 
 func (m ModelResult) csvRow(p Point) []string {
-	number := func(x float64) string { return strings.ToLower(strconv.FormatFloat(x, 'g', -1, 64)) }
+	number := func(x float64) string { return strconv.FormatFloat(x, 'g', -1, 64) }
 	mib := func(n int64) string { return number(float64(n) / (1 << 20)) }
 	memory, seconds := mib(p.Memory-m.Background-m.Memory), number(p.Seconds)
 	oom := "False" // as Python writes it
 	if p.OutOfMemory {
-		oom, memory, seconds = "True", number(math.Inf(1)), number(math.Inf(1))
+		oom, memory, seconds = "True", "inf", "inf"
 	}
 	return []string{
 		m.Name, strconv.Itoa(p.Batch), strconv.Itoa(p.Length - p.CacheLength), mib(m.Background), mib(m.Memory), memory,
