@@ -212,8 +212,54 @@ func TestGreatest(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	probes := 0
-	if _, err := greatest(0, 100_000, func(n int) (bool, error) { probes++; return n <= 100_300, nil }); err != nil || probes > 6 {
-		t.Errorf("a good guess took %d probes, %v", probes, err)
+	if _, err := greatest(0, 100_000, func(n int) (bool, error) { probes++; return n <= 100_300, nil }); err != nil || probes > 8 {
+		t.Errorf("a guess that is 0.3%% low took %d probes, %v", probes, err)
+	}
+}
+
+// counting is an engine whose decoders count how often they are resized, and
+// hold more for each of the first rows, as where logits of so many exist at a time.
+type counting struct {
+	engine.Engine
+	resizes int
+}
+
+type countingDecoder struct {
+	engine.Decoder
+	*counting
+	held int64
+}
+
+func (c *counting) Decoder(cfg model.Config, w engine.Weights, o engine.DecodeOptions) (engine.Decoder, error) {
+	o.MemoryLimit = 0
+	d, err := c.Engine.Decoder(cfg, w, o)
+	return &countingDecoder{Decoder: d, counting: c}, err
+}
+
+func (d *countingDecoder) Resize(o engine.DecodeOptions) error {
+	d.resizes++
+	d.held = int64(o.Rows*4000 + min(o.Rows, 100)*3000)
+	if limit := o.MemoryLimit; limit > 0 && d.held > limit {
+		return engine.ErrOutOfMemory
+	}
+	o.MemoryLimit = 0
+	return d.Decoder.Resize(o)
+}
+
+func (d *countingDecoder) Memory() engine.Memory { return engine.Memory{Cache: d.held} }
+
+// TestFewProbes: a search needs few resizes, also where memory does not grow
+// evenly, since each may take a device a second.
+func TestFewProbes(t *testing.T) {
+	o := options(t)
+	o.Batches, o.ContextBatches, o.Memory, o.Models = nil, nil, 4<<20, o.Models[1:]
+	c := &counting{Engine: cpu.Open(0)}
+	r, err := measureModel(t.Context(), o, c, o.Models[0], ui.Streams{Out: new(bytes.Buffer), Err: new(bytes.Buffer)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (4<<20 - 100*3000) / 4000; r.Points[0].Batch != want || c.resizes > 8 {
+		t.Errorf("batch %d after %d resizes, want %d after at most 8", r.Points[0].Batch, c.resizes, want)
 	}
 }
 

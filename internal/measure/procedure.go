@@ -142,24 +142,35 @@ func (b *bench) resize(rows, size int) (bool, error) {
 	return err == nil, err
 }
 
-// guess extrapolates from what two small capacities take to all memory that
-// there is.
+// guess extrapolates to all memory that there is: first from two small
+// capacities, then from two larger ones, since what a decoder holds may grow
+// faster at first.
 func (b *bench) guess(capacity func(n int) (rows, size int)) (int, error) {
-	const small, larger = 16, 64
-	var held [2]int64
-	for i, n := range []int{small, larger} {
-		ok, err := b.resize(capacity(n))
-		if !ok {
-			return small, err
+	n := 64
+	for _, least := range []int{0, 4096} {
+		from, to := 16, 64
+		if least > 0 {
+			from, to = max(1, min(n/2, least)), min(n-n/4, 2*least)
 		}
-		held[i] = b.dec.Memory().Total()
+		if from >= to {
+			break
+		}
+		var held [2]int64
+		for i, n := range []int{from, to} {
+			ok, err := b.resize(capacity(n))
+			if !ok {
+				return from, err
+			}
+			held[i] = b.dec.Memory().Total()
+		}
+		room := b.Memory
+		if room == 0 {
+			room = b.eng.Info().Free + held[1]
+		}
+		each := float64(max(1, held[1]-held[0])) / float64(to-from)
+		n = max(1, to+int(float64(room-held[1])/each))
 	}
-	room := b.Memory
-	if room == 0 {
-		room = b.eng.Info().Free + held[1]
-	}
-	each := max(1, (held[1]-held[0])/(larger-small))
-	return larger + int(max(0, room-held[1])/each), nil
+	return n, nil
 }
 
 // measureLargest measures the largest capacity that fits. Where running it

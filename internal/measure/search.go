@@ -6,7 +6,7 @@ package measure
 func greatest(known, guess int, fits func(n int) (bool, error)) (int, error) {
 	low, high := known, 0 // high: the least that is known not to fit, 0: none
 	next := max(guess, known+1)
-	step := max(1, guess>>8)
+	step := max(1, guess>>10)
 	fitted := false
 	for high == 0 || high-low > max(1, low>>10) {
 		ok, err := fits(next)
