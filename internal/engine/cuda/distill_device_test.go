@@ -77,8 +77,8 @@ func deviations(t *testing.T, what string, got, want engine.Step, tolerance floa
 		{"loss", got.Loss, want.Loss}, {"cross-entropy", got.CrossEntropy, want.CrossEntropy},
 		{"divergence", got.Divergence, want.Divergence}, {"gradient norm", got.GradNorm, want.GradNorm},
 	} {
-		if d := math.Abs(v.got/v.want - 1); !(d <= tolerance) {
-			t.Errorf("%s: %s %.7g, want %.7g: deviates by %.2g", what, v.name, v.got, v.want, d)
+		if d := math.Abs(v.got - v.want); !(d <= tolerance*math.Abs(v.want)) {
+			t.Errorf("%s: %s %.7g, want %.7g: deviates by %.2g", what, v.name, v.got, v.want, d/math.Abs(v.want))
 		}
 	}
 	if got.Tokens != want.Tokens {

@@ -217,6 +217,40 @@ func TestTrainerIsDeterministic(t *testing.T) {
 	sameBits(t, got, want)
 }
 
+// TestResumeOnTheOtherDevice moves a training from the CPU to the GPU and back: it
+// goes on as if it had stayed.
+func TestResumeOnTheOtherDevice(t *testing.T) {
+	e := openGPU(t, Options{Float32: true})
+	cfg := gpuModels(t)["shared"]
+	w := randomWeights(cfg, 3)
+	scaleDown(w, cfg)
+	o := engine.TrainOptions{Rows: 2, Length: 64, Optimizer: testOptimizer}
+	move := func(from, to engine.Trainer) {
+		t.Helper()
+		if err := to.Restore(from.Steps(), func(name string, slot engine.Slot) ([]float32, error) {
+			v := make([]float32, paramOf(cfg, name).Size())
+			return v, from.Read(name, slot, v)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host, device, stays := newTrainer(t, cpu.Open(0), cfg, w, o), newTrainer(t, e, cfg, w, o), newTrainer(t, cpu.Open(0), cfg, w, o)
+	train(t, host, cfg, 2, 64, 3, 1)
+	move(host, device)
+	train(t, device, cfg, 2, 64, 3, 1)
+	move(device, host)
+	got, _ := train(t, host, cfg, 2, 64, 3, 1)
+	train(t, stays, cfg, 2, 64, 3, 1)
+	train(t, stays, cfg, 2, 64, 3, 1)
+	want, _ := train(t, stays, cfg, 2, 64, 3, 1)
+	if host.Steps() != 9 {
+		t.Errorf("%d steps were counted, want 9", host.Steps())
+	}
+	for i := range want {
+		deviations(t, fmt.Sprintf("step %d", i), got[i], want[i], 1e-4)
+	}
+}
+
 func paramOf(cfg model.Config, name string) model.Param {
 	for _, p := range cfg.Params() {
 		if p.Name == name {
