@@ -44,12 +44,8 @@ type sharedHead struct {
 	sources      []source
 }
 
-// layout lists the shared heads of an owner. It is nil where the owner's heads
-// stay what they are.
+// layout lists the shared heads of an owner.
 func layout(src, dst model.Config, owner int) []sharedHead {
-	if kept(src, dst, owner) {
-		return nil
-	}
 	count := src.KVHeads / dst.KVHeads
 	heads := make([]sharedHead, dst.KVHeads)
 	for i := range heads {

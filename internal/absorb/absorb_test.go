@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"mlkv/internal/blas"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/cpu"
 	"mlkv/internal/model"
@@ -255,7 +256,7 @@ func TestIdentity(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := m.add(background, c, src, src, newBatch(rows(src, 8, 40, 12), 8, 40)); err != nil {
+		if err := m.add(background, c, src, src, newBatch(rows(src, 8, 40, 12), 8, 40), &heldInputs{owners: map[int]blas.Matrix[float64]{}}); err != nil {
 			t.Fatal(err)
 		}
 		s := &Solution{src: src, dst: src, heads: map[int][]head{}, outputs: map[int][]float64{}}
@@ -264,9 +265,11 @@ func TestIdentity(t *testing.T) {
 			for h := range src.Heads {
 				heads = append(heads, sharedHead{l, h, []source{{l, h, 1}}})
 			}
-			if err := s.fitOwner(l, heads, w, m, Options{Ridge: DefaultRidge}); err != nil {
+			fit, err := fitOwner(l, heads, src, src, w, m, Options{Ridge: DefaultRidge})
+			if err != nil {
 				t.Fatal(err)
 			}
+			s.heads[l] = fit.heads
 		}
 		tokens := rows(src, 1, 40, 8)[0]
 		if d := deviation(logits(t, src, made(t, s, w), tokens), logits(t, src, w, tokens)); d > 1e-4 {

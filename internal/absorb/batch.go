@@ -1,6 +1,8 @@
 package absorb
 
 import (
+	"slices"
+
 	"mlkv/internal/blas"
 	"mlkv/internal/engine"
 	"mlkv/internal/model"
@@ -65,10 +67,10 @@ func (b batch) pack(x []float32, width int) []float32 {
 }
 
 // inputs packs activations of h channels and puts a constant 1 behind them,
-// [counted, h+1].
-func (b batch) inputs(x []float32, h int) blas.Matrix[float64] {
+// [counted, h+1]. It uses the memory of room where that is enough.
+func (b batch) inputs(x []float32, h int, room []float64) blas.Matrix[float64] {
 	x = b.pack(x, h)
-	out := make([]float64, b.counted*(h+1))
+	out := slices.Grow(room[:0], b.counted*(h+1))[:b.counted*(h+1)]
 	blas.Chunks(b.counted, 64, func(lo, hi int) {
 		for t := lo; t < hi; t++ {
 			to := out[t*(h+1) : (t+1)*(h+1)]

@@ -3,6 +3,7 @@ package absorb
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"mlkv/internal/blas"
 	"mlkv/internal/engine"
@@ -44,19 +45,33 @@ func Fit(ctx context.Context, src, dst model.Config, w engine.Weights, m *Moment
 		o.Ridge = DefaultRidge
 	}
 	s := &Solution{src: src, dst: dst, heads: map[int][]head{}, outputs: map[int][]float64{}, report: Report{Tokens: m.Tokens}}
+	var owners []int
 	for _, owner := range dst.Owner.List() {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+		if !kept(src, dst, owner) {
+			owners = append(owners, owner)
 		}
-		heads := layout(src, dst, owner)
-		if heads == nil {
-			continue
+	}
+	fits, errs := make([]ownerFit, len(owners)), make([]error, len(owners))
+	var done sync.Mutex
+	blas.Parallel(len(owners), func(i int) {
+		if errs[i] = ctx.Err(); errs[i] != nil {
+			return
 		}
-		if err := s.fitOwner(owner, heads, w, m, o); err != nil {
-			return nil, fmt.Errorf("absorb: owner layer %d: %w", owner, err)
-		}
+		fits[i], errs[i] = fitOwner(owners[i], layout(src, dst, owners[i]), src, dst, w, m, o)
 		if progress != nil {
+			done.Lock()
+			defer done.Unlock()
 			progress()
+		}
+	})
+	for i, owner := range owners {
+		if errs[i] != nil {
+			return nil, fmt.Errorf("absorb: owner layer %d: %w", owner, errs[i])
+		}
+		s.heads[owner] = fits[i].heads
+		s.report.Owners = append(s.report.Owners, fits[i].report)
+		for _, h := range fits[i].heads {
+			s.report.Heads = append(s.report.Heads, h.report)
 		}
 	}
 	for l, owner := range dst.Owner {
@@ -69,23 +84,26 @@ func Fit(ctx context.Context, src, dst model.Config, w engine.Weights, m *Moment
 	return s, nil
 }
 
-// fitOwner fits all shared heads of one owner.
-func (s *Solution) fitOwner(owner int, heads []sharedHead, w engine.Weights, m *Moments, o Options) error {
-	f, err := newFitting(owner, s.src, s.dst, w, m, o)
+// ownerFit are the fitted shared heads of one owner.
+type ownerFit struct {
+	heads  []head
+	report OwnerReport
+}
+
+func fitOwner(owner int, heads []sharedHead, src, dst model.Config, w engine.Weights, m *Moments, o Options) (ownerFit, error) {
+	f, err := newFitting(owner, src, dst, w, m, o)
 	if err != nil {
-		return err
+		return ownerFit{}, err
 	}
-	s.report.Owners = append(s.report.Owners, OwnerReport{owner, f.in.ridge, f.in.n, f.in.dependent})
-	out, errs := make([]head, len(heads)), make([]error, len(heads))
-	blas.Parallel(len(heads), func(i int) { out[i], errs[i] = f.fit(heads[i]) })
+	out := ownerFit{make([]head, len(heads)), OwnerReport{owner, f.in.ridge, f.in.n, f.in.dependent}}
+	errs := make([]error, len(heads))
+	blas.Parallel(len(heads), func(i int) { out.heads[i], errs[i] = f.fit(heads[i]) })
 	for i, err := range errs {
 		if err != nil {
-			return fmt.Errorf("key/value head %d: %w", i, err)
+			return ownerFit{}, fmt.Errorf("key/value head %d: %w", i, err)
 		}
-		s.report.Heads = append(s.report.Heads, out[i].report)
 	}
-	s.heads[owner] = out
-	return nil
+	return out, nil
 }
 
 // fitting is what the shared heads of one owner are fitted from.

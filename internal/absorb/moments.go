@@ -34,11 +34,15 @@ func newSums(width int) sums { return sums{make([]float64, width), make([]float6
 
 // add takes up rows of activations.
 func (s sums) add(x []float32) {
-	for i, v := range x {
-		c := i % len(s.x)
-		s.x[c] += float64(v)
-		s.xx[c] += float64(v) * float64(v)
-	}
+	width := len(s.x)
+	blas.Chunks(width, 128, func(lo, hi int) {
+		for at := 0; at < len(x); at += width {
+			for c, v := range x[at+lo : at+hi] {
+				s.x[lo+c] += float64(v)
+				s.xx[lo+c] += float64(v) * float64(v)
+			}
+		}
+	})
 }
 
 // squares is the sum of squares over channels [lo, hi) and the part of it that
@@ -65,8 +69,9 @@ func Collect(ctx context.Context, o engine.Observer, src, dst model.Config, w en
 	}
 	defer c.Close()
 	m := newMoments(src, dst, opt)
+	held := heldInputs{owners: map[int]blas.Matrix[float64]{}}
 	for _, b := range batches {
-		if err := m.add(ctx, c, src, dst, b); err != nil {
+		if err := m.add(ctx, c, src, dst, b, &held); err != nil {
 			return nil, err
 		}
 		if progress != nil {
@@ -96,9 +101,14 @@ func newMoments(src, dst model.Config, o Options) *Moments {
 	return m
 }
 
+// heldInputs are those of a batch, in memory that serves the next batch again.
+type heldInputs struct {
+	owners map[int]blas.Matrix[float64]
+	other  []float64 // of the layer at hand, if it is no owner
+}
+
 // add takes up one batch.
-func (m *Moments) add(ctx context.Context, c engine.Collector, src, dst model.Config, b batch) error {
-	held := map[int]blas.Matrix[float64]{} // inputs of owners
+func (m *Moments) add(ctx context.Context, c engine.Collector, src, dst model.Config, b batch, held *heldInputs) error {
 	h := src.HiddenSize
 	err := c.Collect(ctx, b.tokens, func(a engine.Activations) error {
 		if sum, ok := m.queries[a.Layer]; ok {
@@ -108,18 +118,48 @@ func (m *Moments) add(ctx context.Context, c engine.Collector, src, dst model.Co
 		if !ok {
 			return nil
 		}
-		x := b.inputs(a.Input, h)
-		owner := dst.Owner[a.Layer]
-		if owner == a.Layer {
-			held[owner] = x
+		if owner := dst.Owner[a.Layer]; owner == a.Layer {
+			held.owners[owner] = b.inputs(a.Input, h, held.owners[owner].Data)
+			addGram(sum, held.owners[owner])
+		} else {
+			x := b.inputs(a.Input, h, held.other)
+			held.other = x.Data
+			blas.Gemm(blas.Transposed, blas.AsIs, 1, held.owners[owner], x, 1, blas.Dense(h+1, h+1, sum))
 		}
-		blas.Gemm(blas.Transposed, blas.AsIs, 1, held[owner], x, 1, blas.Dense(h+1, h+1, sum))
 		m.keys[a.Layer].add(b.pack(a.Key, src.KVSize()))
 		m.values[a.Layer].add(b.pack(a.Value, src.KVSize()))
 		return nil
 	})
 	m.Tokens += b.counted
 	return err
+}
+
+// gramTile is the size of the parts in which addGram computes a product.
+const gramTile = 128
+
+// addGram adds x'x to a symmetric sum [cols, cols], which takes half of what
+// the product of two matrices takes.
+func addGram(sum []float64, x blas.Matrix[float64]) {
+	n := x.Cols
+	part := func(lo int) blas.Matrix[float64] {
+		return blas.Matrix[float64]{Rows: x.Rows, Cols: min(gramTile, n-lo), Stride: x.Stride, Data: x.Data[lo:]}
+	}
+	var tiles [][2]int
+	for r := 0; r < n; r += gramTile {
+		for c := 0; c <= r; c += gramTile {
+			tiles = append(tiles, [2]int{r, c})
+		}
+	}
+	blas.Parallel(len(tiles), func(i int) {
+		r, c := tiles[i][0], tiles[i][1]
+		a, b := part(r), part(c)
+		blas.Serial(blas.Transposed, blas.AsIs, 1, a, b, 1, blas.Matrix[float64]{Rows: a.Cols, Cols: b.Cols, Stride: n, Data: sum[r*n+c:]})
+		for i := r; i < r+a.Cols; i++ {
+			for j := c; j < min(i, c+b.Cols); j++ {
+				sum[j*n+i] = sum[i*n+j]
+			}
+		}
+	})
 }
 
 // addQueries adds q q' of every head to sum [heads, d, d].

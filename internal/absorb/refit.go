@@ -81,7 +81,7 @@ func (s *Solution) outputMoments(ctx context.Context, e engine.Observer, w engin
 		y := map[int]blas.Matrix[float64]{}
 		err := source.Collect(ctx, b.tokens, func(a engine.Activations) error {
 			if sums[a.Layer] != nil {
-				y[a.Layer] = b.inputs(a.Output, h)
+				y[a.Layer] = b.inputs(a.Output, h, nil)
 			}
 			return nil
 		})
@@ -90,8 +90,8 @@ func (s *Solution) outputMoments(ctx context.Context, e engine.Observer, w engin
 		}
 		err = converted.Collect(ctx, b.tokens, func(a engine.Activations) error {
 			if sum := sums[a.Layer]; sum != nil {
-				z := b.inputs(a.Output, h)
-				blas.Gemm(blas.Transposed, blas.AsIs, 1, z, z, 1, blas.Dense(n, n, sum.zz))
+				z := b.inputs(a.Output, h, nil)
+				addGram(sum.zz, z)
 				blas.Gemm(blas.Transposed, blas.AsIs, 1, z, y[a.Layer], 1, blas.Dense(n, n, sum.zy))
 			}
 			return nil

@@ -26,7 +26,7 @@ func attention(t *testing.T, cfg model.Config, w weights, layer int, b batch) bl
 	out := blas.Dense(b.counted, cfg.HiddenSize, make([]float64, b.counted*cfg.HiddenSize))
 	err = c.Collect(background, b.tokens, func(a engine.Activations) error {
 		if a.Layer == layer {
-			blas.Gemm(blas.AsIs, blas.Transposed, 1, b.inputs(a.Output, cfg.HiddenSize), p, 0, out)
+			blas.Gemm(blas.AsIs, blas.Transposed, 1, b.inputs(a.Output, cfg.HiddenSize, nil), p, 0, out)
 		}
 		return nil
 	})
