@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 
+	"mlkv/internal/blas"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/cuda/gpu"
 	"mlkv/internal/engine/pack"
@@ -172,9 +173,11 @@ func (x *executor) float32s(m *matrix, dst []float32) error {
 	if err := gpu.Download(raw, x.ptr(m)); err != nil {
 		return err
 	}
-	for i, b := range raw {
-		dst[i] = fromBF16(b)
-	}
+	blas.Chunks(len(raw), 1<<16, func(lo, hi int) {
+		for i, b := range raw[lo:hi] {
+			dst[lo+i] = fromBF16(b)
+		}
+	})
 	return nil
 }
 
