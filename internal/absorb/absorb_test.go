@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"mlkv/internal/blas"
@@ -277,5 +278,24 @@ func TestIdentity(t *testing.T) {
 		} else {
 			t.Logf("rotary %g: %g", rotary, d)
 		}
+	}
+}
+
+// TestPieces: no token of a row is lost that is longer than what is run at once.
+func TestPieces(t *testing.T) {
+	cfg := small(0.25, true)
+	long, short := rows(cfg, 1, 150, 3)[0], rows(cfg, 1, 5, 4)[0]
+	batches, err := newBatches(cfg, [][]int32{long, short})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []int32
+	for _, b := range batches {
+		for r, n := range b.used {
+			got = append(got, b.tokens[r*b.length:r*b.length+n]...)
+		}
+	}
+	if want := append(slices.Clone(long), short...); !slices.Equal(got, want) || batches[0].length != cfg.MaxPositions {
+		t.Errorf("%d tokens in rows of %d, expected %d in rows of %d, the same", len(got), batches[0].length, len(want), cfg.MaxPositions)
 	}
 }

@@ -20,24 +20,31 @@ type batch struct {
 	counted      int
 }
 
+// pieceTokens is the greatest length at which calibration rows are run: what
+// attention costs grows with it, while second moments of activations hardly
+// depend on it.
+const pieceTokens = 1024
+
 // newBatches lays calibration rows out in batches of one shape. Rows longer
-// than the model's positions are cut. Errors carry ui.ExitInput.
+// than pieceTokens or the model's positions are run in pieces. Errors carry
+// ui.ExitInput.
 func newBatches(cfg model.Config, rows [][]int32) ([]batch, error) {
-	length, total := 0, 0
+	longest, length, total := min(pieceTokens, cfg.MaxPositions), 0, 0
+	var pieces [][]int32
 	for i, row := range rows {
 		if err := engine.CheckTokens(row, cfg.VocabSize); err != nil {
 			return nil, ui.Inputf("calibration: row %d: %w; the text belongs to another tokenizer", i, err)
 		}
-		n := min(len(row), cfg.MaxPositions)
-		length, total = max(length, n), total+n
+		length, total = max(length, min(len(row), longest)), total+len(row)
+		pieces = slices.AppendSeq(pieces, slices.Chunk(row, longest))
 	}
 	if err := checkTokens(cfg, total); err != nil {
 		return nil, ui.Inputf("calibration: %w", err)
 	}
-	perBatch := max(1, min(len(rows), batchTokens/length))
+	perBatch := max(1, min(len(pieces), batchTokens/length))
 	var out []batch
-	for at := 0; at < len(rows); at += perBatch {
-		out = append(out, newBatch(rows[at:min(at+perBatch, len(rows))], perBatch, length))
+	for some := range slices.Chunk(pieces, perBatch) {
+		out = append(out, newBatch(some, perBatch, length))
 	}
 	return out, nil
 }
@@ -46,7 +53,6 @@ func newBatches(cfg model.Config, rows [][]int32) ([]batch, error) {
 func newBatch(rows [][]int32, n, length int) batch {
 	b := batch{rows: n, length: length, tokens: make([]int32, n*length)}
 	for r, row := range rows {
-		row = row[:min(len(row), length)]
 		copy(b.tokens[r*length:], row)
 		b.used = append(b.used, len(row))
 		b.counted += len(row)

@@ -55,8 +55,8 @@ func (s sums) squares(lo, hi, n int) (total, centred float64) {
 	return total, max(0, centred)
 }
 
-// Collect runs rows of tokens through the unconverted model. Rows longer than
-// the model's positions are cut. Fit must be given the same options. progress, if not nil, is told the number of
+// Collect runs rows of tokens through the unconverted model, long ones in pieces.
+// Fit must be given the same options. progress, if not nil, is told the number of
 // tokens done. Errors in the rows carry ui.ExitInput.
 func Collect(ctx context.Context, o engine.Observer, src, dst model.Config, w engine.Weights, rows [][]int32, opt Options, progress func(tokens int)) (*Moments, error) {
 	batches, err := newBatches(src, rows)

@@ -98,7 +98,7 @@ func absorbHeads(ctx context.Context, src *checkpoint.Checkpoint, p *plan, o Opt
 
 // collect runs the calibration.
 func collect(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *plan, rows [][]int32, o Options, s ui.Streams) (*absorb.Moments, error) {
-	progress := ui.NewProgress(s, p.tokens(rows), "calibrate", ui.Count("tokens"))
+	progress := ui.NewProgress(s, countTokens(rows), "calibrate", ui.Count("tokens"))
 	defer progress.Done()
 	return absorb.Collect(ctx, e, p.src, p.dst, src, rows, o.fitting(), func(n int) { progress.Add(int64(n)) })
 }
@@ -113,7 +113,7 @@ func fit(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *
 		return err
 	}
 	for round := range o.Refit {
-		progress := ui.NewProgress(s, p.tokens(rows), fmt.Sprintf("refit %d", round+1), ui.Count("tokens"))
+		progress := ui.NewProgress(s, countTokens(rows), fmt.Sprintf("refit %d", round+1), ui.Count("tokens"))
 		err := p.absorbed.Refit(ctx, e, src, rows, func(n int) { progress.Add(int64(n)) })
 		progress.Done()
 		if err != nil {
@@ -123,11 +123,11 @@ func fit(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *
 	return nil
 }
 
-// tokens counts those that a calibration runs.
-func (p *plan) tokens(rows [][]int32) int64 {
+// countTokens counts those that a calibration runs.
+func countTokens(rows [][]int32) int64 {
 	n := 0
 	for _, row := range rows {
-		n += min(len(row), p.src.MaxPositions)
+		n += len(row)
 	}
 	return int64(n)
 }
