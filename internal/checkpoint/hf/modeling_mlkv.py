@@ -69,7 +69,7 @@ class CausalMask:
             if self.padding is None and count == self.past + self.length and (self.past == 0 or self.length == 1):
                 return None
             self.finished = self.make(count, keys.device)
-        return self.finished[..., :count]
+        return self.finished[..., :count].to(keys.device)
 
     def make(self, count: int, device: torch.device) -> torch.Tensor:
         queries = self.past + torch.arange(self.length, device=device)[:, None]
@@ -275,7 +275,7 @@ class MLKVModel(MLKVPreTrainedModel):
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache()
         length = inputs_embeds.shape[1]
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
         if position_ids is None:
             position_ids = past + torch.arange(length, device=inputs_embeds.device)[None]
         angles = rotary_angles(self.config, position_ids)
