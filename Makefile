@@ -34,6 +34,15 @@ test-kills: ## kill prepare, pull and uptrain at random moments, fifty times and
 	MLKV_HUB_KILLS=50 $(GO) test $(GOFLAGS_ALL) -count=1 -run Kill ./internal/hub
 	$(GO) test $(GOFLAGS_ALL) -count=1 -run TestKilled ./internal/train
 
+.PHONY: check-transformers
+check-transformers: build build/transformers/ready ## run what mlkv writes in Hugging Face's transformers
+	build/transformers/bin/python tools/check_transformers.py --mlkv $(MLKV)
+
+build/transformers/ready:
+	python3 -m venv build/transformers
+	build/transformers/bin/pip install --quiet torch 'transformers>=5'
+	touch $@
+
 .PHONY: lint
 lint: ## formatting and vet, with and without CUDA
 	@test -z "$$(gofmt -l cmd internal tools)" || { gofmt -l cmd internal tools; echo "run gofmt -w on these"; exit 1; }
