@@ -17,6 +17,7 @@ import (
 
 func newEvalCmd(a *app) *cobra.Command {
 	var o eval.Options
+	var name string
 	cmd := &cobra.Command{
 		Use:   "eval [CHECKPOINT...]",
 		Short: "Score checkpoints on tasks and on held-out text",
@@ -46,11 +47,8 @@ command is given again. Several checkpoints have a folder each below --out.`,
 			if o.Models, err = evalCheckpoints(c, args); err != nil {
 				return err
 			}
-			if o.Name == "" && len(args) == 0 {
-				o.Name = c.Name
-			}
-			if o.Name == "" && len(args) == 1 && o.Models[0] != args[0] {
-				o.Name = path.Base(args[0]) // the snapshot's folder is a commit
+			if o.Names, err = evalNames(name, c.Name, args, o.Models); err != nil {
+				return err
 			}
 			if o.Output == "" && c.Work != "" {
 				o.Output = filepath.Join(c.Work, "eval")
@@ -82,11 +80,32 @@ command is given again. Several checkpoints have a folder each below --out.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&o.Output, "out", "o", "", "output `folder` (default WORK/eval; none: results are only printed)")
-	flags.StringVar(&o.Name, "name", "", "what tables call the model (default: its configuration's or folder's name)")
+	flags.StringVar(&name, "name", "", "what tables call the model (default: its configuration's or folder's name)")
 	flags.StringVar(&o.Compare, "compare", "", "result `file` of the harness or of mlkv to hold the figures against")
 	flags.BoolVar(&o.Force, "force", false, "replace the results that the output folder holds")
 	flags.BoolVar(&o.JSON, "json", false, "print the results as JSON")
 	return cmd
+}
+
+// evalNames are what the models are called: as --name says, as the configuration
+// of the work folder says, or after a repository of the hub, whose snapshot lies
+// in a folder named by its commit.
+func evalNames(flag, configured string, args, models []string) ([]string, error) {
+	names := make([]string, len(models))
+	switch {
+	case flag != "" && len(models) > 1:
+		return nil, ui.Usagef("name: %d checkpoints cannot all be called %q; leave --name out", len(models), flag)
+	case flag != "":
+		names[0] = flag
+	case len(args) == 0:
+		names[0] = configured
+	}
+	for i, arg := range args {
+		if names[i] == "" && models[i] != arg {
+			names[i] = path.Base(arg)
+		}
+	}
+	return names, nil
 }
 
 // evalCheckpoints are the folders to score: the arguments, or what the work

@@ -56,8 +56,12 @@ func resample(lls []float64, r *pyRandom, out []float64) {
 	n := float64(len(lls))
 	for d := range out {
 		sum := 0.0
-		for range lls {
-			sum += lls[int(r.float64()*n)]
+		for left := len(lls); left > 0; {
+			words := r.pairs(left)
+			left -= len(words) / 2
+			for i := 1; i < len(words); i += 2 {
+				sum += lls[int(unit(words[i-1], words[i])*n)]
+			}
 		}
 		out[d] = math.Exp(-sum / n)
 	}

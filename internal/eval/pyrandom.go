@@ -76,8 +76,22 @@ func (r *pyRandom) uint32() uint32 {
 
 // float64 is random(): a number in [0, 1) with 53 random bits.
 func (r *pyRandom) float64() float64 {
-	a, b := r.uint32()>>5, r.uint32()>>6
-	return (float64(a)*(1<<26) + float64(b)) / (1 << 53)
+	a := r.uint32()
+	return unit(a, r.uint32())
+}
+
+// unit is the number that random() makes of two words.
+func unit(a, b uint32) float64 { return (float64(a>>5)*(1<<26) + float64(b>>6)) / (1 << 53) }
+
+// pairs are the words of the next random() calls, two each, at least of one and
+// at most of n. An odd number of words must not have been drawn before.
+func (r *pyRandom) pairs(n int) []uint32 {
+	if r.next == len(r.words) {
+		r.refill()
+	}
+	words := r.words[r.next:min(len(r.words), r.next+2*n)]
+	r.next += len(words)
+	return words
 }
 
 // below is _randbelow(n): a number from 0 to n-1.

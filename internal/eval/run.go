@@ -22,9 +22,11 @@ import (
 // Options of the eval command.
 type Options struct {
 	Models []string // checkpoint folders
-	Name   string   // of a single model in tables; empty: after its folder
-	Tasks  []string
-	Data   string // folder of task files
+	// Names are what tables and folders call the models; where one is empty or
+	// missing, the model is called after its folder.
+	Names []string
+	Tasks []string
+	Data  string // folder of task files
 	// Heldout are packed shards or text; where given, the task heldout is run.
 	Heldout []string
 	// RowLength bounds the sequences of held-out text; 0: the model's context.
@@ -53,6 +55,15 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	if err != nil {
 		return err
 	}
+	// A GPU takes a second to open: time in which checkpoint and requests are
+	// made ready.
+	open := sync.OnceValues(func() (engine.Engine, error) { return device.Open(o.Device) })
+	go open()
+	defer func() {
+		if eng, err := open(); err == nil {
+			eng.Close()
+		}
+	}()
 	sets, err := o.sets()
 	if err != nil {
 		return err
@@ -63,15 +74,6 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 			return err
 		}
 	}
-	// A GPU takes a second to open: time in which checkpoint and requests are
-	// made ready.
-	open := sync.OnceValues(func() (engine.Engine, error) { return device.Open(o.Device) })
-	go open()
-	defer func() {
-		if eng, err := open(); err == nil {
-			eng.Close()
-		}
-	}()
 	p := printer{Options: o, out: s.Out, other: other}
 	for i, dir := range o.Models {
 		r := run{Options: o, streams: s, engine: open, sets: sets, dir: dir, name: names[i], output: o.Output}
@@ -94,26 +96,34 @@ func (o Options) names() ([]string, error) {
 	if len(o.Models) == 0 {
 		return nil, ui.Usagef("eval: no checkpoint given")
 	}
-	if len(o.Models) == 1 && o.Name != "" {
-		return []string{o.Name}, nil
-	}
 	var names []string
-	for _, dir := range o.Models {
-		abs, err := filepath.Abs(dir)
+	for i, dir := range o.Models {
+		name, err := folderName(dir)
 		if err != nil {
 			return nil, err
 		}
-		// A run keeps its checkpoint in a folder of a general name.
-		for slices.Contains([]string{"model", "converted", "uptrain"}, filepath.Base(abs)) {
-			abs = filepath.Dir(abs)
+		if i < len(o.Names) && o.Names[i] != "" {
+			name = o.Names[i]
 		}
-		name := filepath.Base(abs)
 		if slices.Contains(names, name) {
 			return nil, ui.Usagef("eval: two checkpoints would be called %q; evaluate them in two calls", name)
 		}
 		names = append(names, name)
 	}
 	return names, nil
+}
+
+// folderName is what a model is called after its folder.
+func folderName(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	// A run keeps its checkpoint in a folder of a general name.
+	for slices.Contains([]string{"model", "converted", "uptrain"}, filepath.Base(abs)) {
+		abs = filepath.Dir(abs)
+	}
+	return filepath.Base(abs), nil
 }
 
 // sets reads the documents of the tasks.
@@ -124,26 +134,20 @@ func (o Options) sets() ([]Set, error) {
 	if o.Shots.Count < 0 {
 		return nil, ui.Usagef("shots: expected 0 or more, found %d", o.Shots.Count)
 	}
-	var sets []Set
+	var names []string
 	for _, name := range o.Tasks {
-		if name == HeldoutTask {
-			if len(o.Heldout) == 0 {
-				return nil, ui.Usagef("task heldout: no text; pass --heldout or set eval.heldout")
-			}
-			continue
+		if name != HeldoutTask {
+			names = append(names, name)
+		} else if len(o.Heldout) == 0 {
+			return nil, ui.Usagef("task heldout: no text; pass --heldout or set eval.heldout")
 		}
-		set, err := o.set(name)
+	}
+	sets, errs := make([]Set, len(names)), make([]error, len(names))
+	each(len(names), func(i int) { sets[i], errs[i] = o.set(names[i]) })
+	for _, err := range errs {
 		if err != nil {
 			return nil, err
 		}
-		if o.Limit > 0 {
-			set.Documents = set.Documents[:min(o.Limit, len(set.Documents))]
-		}
-		if err := o.Shots.prepend(set.Task, o.Data, set.Documents); err != nil {
-			return nil, err
-		}
-		set.Shots = o.Shots
-		sets = append(sets, set)
 	}
 	if len(sets) == 0 && len(o.Heldout) == 0 {
 		return nil, ui.Usagef("eval: no task given")
@@ -151,8 +155,21 @@ func (o Options) sets() ([]Set, error) {
 	return sets, nil
 }
 
-// set reads the documents of a task.
+// set reads the documents of a task and puts examples before their prompts.
 func (o Options) set(name string) (Set, error) {
+	set, err := o.documents(name)
+	if err != nil {
+		return set, err
+	}
+	if o.Limit > 0 {
+		set.Documents = set.Documents[:min(o.Limit, len(set.Documents))]
+	}
+	set.Shots = o.Shots
+	return set, o.Shots.prepend(set.Task, o.Data, set.Documents)
+}
+
+// documents reads those of a task.
+func (o Options) documents(name string) (Set, error) {
 	if name == TextTask {
 		if len(o.Text) == 0 {
 			return Set{}, ui.Usagef("task text: no file; pass --text or set eval.text")

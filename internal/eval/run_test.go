@@ -200,6 +200,10 @@ func TestRunRefuses(t *testing.T) {
 		{"a task that is not known", func(o *Options) { o.Tasks = []string{"piqqa"} }, ui.ExitUsage, "piqa"},
 		{"no task", func(o *Options) { o.Tasks = nil }, ui.ExitUsage, "task"},
 		{"held-out text not given", func(o *Options) { o.Tasks = []string{"heldout"} }, ui.ExitUsage, "--heldout"},
+		{"texts not given", func(o *Options) { o.Tasks = []string{"text"} }, ui.ExitUsage, "--text"},
+		{"examples before a text", func(o *Options) {
+			o.Tasks, o.Text, o.Shots = []string{"text"}, []string{filepath.Join(good, "config.json")}, Shots{Count: 1}
+		}, ui.ExitUsage, "--shots"},
 		{"no model", func(o *Options) { o.Models = nil }, ui.ExitUsage, "checkpoint"},
 		{"a model that is not there", func(o *Options) { o.Models = []string{"nowhere"} }, ui.ExitInput, "nowhere"},
 		{"no tokenizer", func(o *Options) { o.Models = []string{bare} }, ui.ExitInput, "tokenizer"},
