@@ -120,6 +120,17 @@ func TestSuite(t *testing.T) {
 	}
 }
 
+func TestNamed(t *testing.T) {
+	for name, hidden := range map[string]int{
+		"pythia-160m": 768, "models/pythia-160m-deduped": 768, "EleutherAI/pythia-v1.1-410m-deduped": 1024, "pythia-2.8b": 2560,
+		"pythia-160m-mlkv-6": 0, "pythia-3b": 0, "gpt-neox-20b": 0, "": 0,
+	} {
+		if c, ok := Named(name); ok != (hidden > 0) || c.HiddenSize != hidden {
+			t.Errorf("%q: hidden size %d, known %v; want %d", name, c.HiddenSize, ok, hidden)
+		}
+	}
+}
+
 func TestValidate(t *testing.T) {
 	for _, c := range []struct {
 		field  string
