@@ -71,7 +71,7 @@ func (e *Engine) Close() error {
 func (e *Engine) Info() engine.Info {
 	d := e.dev
 	info := engine.Info{
-		Device: fmt.Sprintf("cuda:%d", d.info.Index), Name: d.info.Name, Peak: d.info.PeakBF16(), Total: d.info.Memory, CacheBits: 16,
+		Device: fmt.Sprintf("cuda:%d", d.info.Index), Name: d.info.Name, Peak: d.info.PeakBF16(), Total: d.info.Memory, CacheBits: 8 * int(d.elem.Size()),
 		Backend: fmt.Sprintf("CUDA %s, NVRTC %s, cuBLASLt %d, %v", d.info.Driver, d.kernels.compiler.Version(), d.blas.Version(), d.elem),
 	}
 	// Without an answer the memory stays unknown.
