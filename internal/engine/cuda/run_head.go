@@ -114,7 +114,7 @@ func (x *executor) projectionGrad(o *operation, in, w, dx, dw *matrix, at, rows 
 // distillProducts are headProducts with those of the teacher's logits.
 func (x *executor) distillProducts(o *operation) []gpu.Product {
 	list := x.headProducts(o, true)
-	taught := &operation{in: o.in[3:]}
+	taught := &operation{in: o.in[3:], temp: o.temp[1:]}
 	return append(list, x.headProducts(taught, false)...)
 }
 
