@@ -48,6 +48,7 @@ printed as it comes.`,
 	}
 	a.bind(cmd, "device", "device", "auto, cpu, cuda or cuda:N")
 	a.bind(cmd, "threads", "threads", "CPU threads; 0 takes all")
+	a.bind(cmd, "precision", "precision", "of a GPU: bf16 or float32")
 	flags := cmd.Flags()
 	flags.StringArrayVarP(&o.Prompts, "prompt", "p", nil, "`text` to continue; may be repeated")
 	flags.StringVar(&file, "prompts", "", "`file` of prompts: JSON strings, or objects with a prompt; - is standard input")
@@ -58,6 +59,7 @@ printed as it comes.`,
 	flags.Uint64Var(&o.Seed, "seed", 0, "of sampling")
 	flags.StringArrayVar(&o.Stop, "stop", nil, "end before this `text`; may be repeated")
 	flags.IntVar(&o.Rows, "rows", 8, "prompts continued together")
+	flags.IntVar(&o.CacheBits, "cache-bits", 0, "bits of an element of the key/value cache; 0: the device's own")
 	flags.BoolVar(&o.Echo, "echo", false, "print the prompt before its continuation")
 	flags.BoolVar(&o.JSON, "json", false, "print one JSON object a prompt")
 	return cmd

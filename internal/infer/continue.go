@@ -31,6 +31,10 @@ func Continue(ctx context.Context, dec engine.Decoder, prompts [][]int32, o Cont
 			return fmt.Errorf("prompt %d: expected at least one token, found none", i)
 		}
 	}
+	rows := openRows{each: each, ended: make([]bool, len(prompts)), open: len(prompts)}
+	if c, ok := dec.(engine.Continuer); ok {
+		return c.Continue(ctx, prompts, engine.ContinueOptions{Sampling: o.Sampling, Steps: o.MaxTokens, FirstRow: o.FirstRow}, rows.take)
+	}
 	logits, err := dec.Prefill(ctx, prompts)
 	if err != nil {
 		return err
@@ -38,27 +42,17 @@ func Continue(ctx context.Context, dec engine.Decoder, prompts [][]int32, o Cont
 	vocab := len(logits) / len(prompts)
 	sampler := Sampler{Sampling: o.Sampling}
 	next := make([]int32, len(prompts))
-	ended := make([]bool, len(prompts))
 	for step := range o.MaxTokens {
-		open := 0
 		for row := range prompts {
-			if ended[row] {
+			if rows.ended[row] {
 				continue // keeps feeding its last token, which nobody reads
 			}
-			token, err := sampler.Pick(logits[row*vocab:(row+1)*vocab], Uniform(o.Seed, o.FirstRow+row, step))
-			if err != nil {
+			if next[row], err = sampler.Pick(logits[row*vocab:(row+1)*vocab], Uniform(o.Seed, o.FirstRow+row, step)); err != nil {
 				return err
-			}
-			next[row] = token
-			if ended[row], err = each(row, token); err != nil {
-				return err
-			}
-			if !ended[row] {
-				open++
 			}
 		}
-		if open == 0 || step == o.MaxTokens-1 {
-			return nil
+		if more, err := rows.take(next); err != nil || !more || step == o.MaxTokens-1 {
+			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -68,4 +62,27 @@ func Continue(ctx context.Context, dec engine.Decoder, prompts [][]int32, o Cont
 		}
 	}
 	return nil
+}
+
+// openRows hands the tokens of rows over until they end.
+type openRows struct {
+	each  Each
+	ended []bool
+	open  int // rows that have not ended
+}
+
+// take hands over one token a row and reports whether a row goes on.
+func (r *openRows) take(tokens []int32) (more bool, err error) {
+	for row, token := range tokens {
+		if r.ended[row] {
+			continue
+		}
+		if r.ended[row], err = r.each(row, token); err != nil {
+			return false, err
+		}
+		if r.ended[row] {
+			r.open--
+		}
+	}
+	return r.open > 0, nil
 }

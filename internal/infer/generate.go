@@ -26,6 +26,8 @@ type GenerateOptions struct {
 	Window int
 	// Rows is how many prompts are decoded together; 0 takes 8.
 	Rows int
+	// CacheBits is the size of a cached element; 0 takes the engine's own.
+	CacheBits int
 	// Text receives the text of each prompt as it becomes certain; nil: none.
 	Text func(prompt int, text string) error
 	// End receives each completion when it has ended; nil: none.
@@ -54,14 +56,42 @@ func Generate(ctx context.Context, open NewDecoder, tok Detokenizer, prompts [][
 		}
 	}
 	out := make([]Completion, len(prompts))
+	dec := sizedDecoder{open: open}
+	defer dec.close()
 	for first := 0; first < len(prompts); {
 		n := o.together(prompts[first:])
-		if err := o.run(ctx, open, tok, first, prompts[first:first+n], out); err != nil {
+		if err := o.run(ctx, &dec, tok, first, prompts[first:first+n], out); err != nil {
 			return nil, err
 		}
 		first += n
 	}
 	return out, nil
+}
+
+// sizedDecoder is one decoder for batches of any size: its weights are loaded
+// once.
+type sizedDecoder struct {
+	open NewDecoder
+	dec  engine.Decoder
+	o    engine.DecodeOptions
+}
+
+// get gives the decoder a capacity.
+func (d *sizedDecoder) get(o engine.DecodeOptions) (_ engine.Decoder, err error) {
+	switch {
+	case d.dec == nil:
+		d.dec, err = d.open(o)
+	case d.o != o:
+		err = d.dec.Resize(o)
+	}
+	d.o = o
+	return d.dec, err
+}
+
+func (d *sizedDecoder) close() {
+	if d.dec != nil {
+		d.dec.Close()
+	}
 }
 
 // room is how many tokens a prompt can be continued by.
@@ -82,7 +112,7 @@ func (o GenerateOptions) together(prompts [][]int32) int {
 }
 
 // run continues one batch, whose first prompt has the number first.
-func (o GenerateOptions) run(ctx context.Context, open NewDecoder, tok Detokenizer, first int, prompts [][]int32, out []Completion) error {
+func (o GenerateOptions) run(ctx context.Context, sized *sizedDecoder, tok Detokenizer, first int, prompts [][]int32, out []Completion) error {
 	room := o.room(prompts[0])
 	longest := 0
 	b := batch{GenerateOptions: o, first: first, room: room, out: out[first:], streams: make([]textStream, len(prompts))}
@@ -93,11 +123,10 @@ func (o GenerateOptions) run(ctx context.Context, open NewDecoder, tok Detokeniz
 	if room <= 0 {
 		return nil
 	}
-	dec, err := open(engine.DecodeOptions{Rows: len(prompts), MaxSize: longest + room})
+	dec, err := sized.get(engine.DecodeOptions{Rows: len(prompts), MaxSize: longest + room, CacheBits: o.CacheBits})
 	if err != nil {
 		return err
 	}
-	defer dec.Close()
 	return Continue(ctx, dec, prompts, ContinueOptions{Sampling: o.Sampling, MaxTokens: room, FirstRow: first}, b.each)
 }
 

@@ -76,6 +76,11 @@ func (p *parrot) Next(_ context.Context, tokens []int32) ([]float32, error) {
 	return p.logits(), nil
 }
 
+func (p *parrot) Resize(o engine.DecodeOptions) error {
+	p.o, p.rows = o, nil
+	return nil
+}
+
 func (p *parrot) Close() error { return nil }
 
 func opener(text string) NewDecoder {

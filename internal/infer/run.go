@@ -22,6 +22,7 @@ type Options struct {
 	MaxTokens int      // to add at most
 	Stop      []string // end a continuation before any of these
 	Rows      int      // prompts decoded together; 0: 8
+	CacheBits int      // of an element of the key/value cache; 0: the device's own
 	Echo      bool     // write the prompt before its continuation
 	JSON      bool     // write one object a prompt instead of text
 }
@@ -45,9 +46,6 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	if err != nil {
 		return err
 	}
-	if o.Device.Name == "auto" {
-		o.Device.Name = "cpu" // the CUDA engine does not decode
-	}
 	eng, err := device.Open(o.Device)
 	if err != nil {
 		return err
@@ -57,7 +55,7 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 	w := &writer{Options: o, out: s.Out, tokens: prompts}
 	_, err = Generate(ctx, open, tok, prompts, GenerateOptions{
 		Sampling: o.Sampling, MaxTokens: o.MaxTokens, Stop: o.Stop, EOS: tok.EOS(),
-		Window: cp.Config().MaxPositions, Rows: o.Rows, Text: w.text, End: w.end,
+		Window: cp.Config().MaxPositions, Rows: o.Rows, CacheBits: o.CacheBits, Text: w.text, End: w.end,
 	})
 	return err
 }

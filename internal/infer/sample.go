@@ -3,33 +3,14 @@ package infer
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
+
+	"mlkv/internal/engine"
 )
 
-// Sampling says how the next token is chosen from logits: temperature first,
-// then the TopK most likely tokens, then the fewest of those that hold TopP of
-// the probability.
-type Sampling struct {
-	Temperature float64 // 0 takes the most likely token
-	TopK        int     // 0 keeps all
-	TopP        float64 // 1 (or 0) keeps all
-	Seed        uint64
-}
-
-// Validate reports the first setting that makes no sense.
-func (s Sampling) Validate() error {
-	switch {
-	case !(s.Temperature >= 0) || math.IsInf(s.Temperature, 0):
-		return fmt.Errorf("temperature: expected 0 or more, found %g", s.Temperature)
-	case s.TopK < 0:
-		return fmt.Errorf("top-k: expected 0 or more, found %d", s.TopK)
-	case !(s.TopP >= 0 && s.TopP <= 1):
-		return fmt.Errorf("top-p: expected 0 to 1, found %g", s.TopP)
-	}
-	return nil
-}
+// Sampling says how the next token is chosen from logits.
+type Sampling = engine.Sampling
 
 var errNaN = errors.New("the model's logits are not numbers: its weights are damaged or overflow")
 
