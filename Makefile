@@ -76,6 +76,10 @@ bin/cuda.test: ## the CUDA engine's tests as a binary, for a machine with a GPU 
 bench-gpu: bin/cuda.test ## check the CUDA engine and time its steps beside PyTorch's
 	tools/bench-gpu.sh bin/cuda.test ../shared
 
+.PHONY: bench-decode
+bench-decode: bin/cuda.test ## check the CUDA engine's decoder and time its steps beside PyTorch's
+	tools/bench-decode.sh bin/cuda.test ../shared
+
 .PHONY: fuzz
 FUZZTIME ?= 20s
 fuzz: ## run every fuzz target for FUZZTIME

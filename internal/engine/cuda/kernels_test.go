@@ -56,7 +56,11 @@ func everyVariant(k *kernelSet) []variant {
 			"HEAD_SIZE=128 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=1", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=2", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=4"},
 		"layernorm.cu": {"HIDDEN=96", "HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768", "HIDDEN=1024", "HIDDEN=2048"},
 		"residual.cu":  {"HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768", "HIDDEN=1024", "HIDDEN=2048"},
+		"decode.cu":    {"CACHE=own", "CACHE=8"},
 		"headloss.cu":  {"VOCAB=256", "VOCAB=512", "VOCAB=50304"},
+	}
+	for _, size := range []string{"HEAD_SIZE=32", "HEAD_SIZE=64", "HEAD_SIZE=80", "HEAD_SIZE=128", "HEAD_SIZE=256"} {
+		constants["decode_attention.cu"] = append(constants["decode_attention.cu"], size+" CACHE=own", size+" CACHE=8")
 	}
 	var list []variant
 	for file := range k.programs {
@@ -65,11 +69,13 @@ func everyVariant(k *kernelSet) []variant {
 				list = append(list, variant{file, storage})
 			}
 			for _, c := range constants[file] {
-				list = append(list, variant{file, storage + " " + c})
+				own := strings.TrimPrefix(storage, "STORAGE=")
+				list = append(list, variant{file, storage + " " + strings.ReplaceAll(c, "own", own)})
 			}
 		}
 	}
 	// Of the goldens.
 	return append(list, variant{"attention.cu", "STORAGE=32 HEAD_SIZE=16"},
-		variant{"attention_segments.cu", "STORAGE=32 HEAD_SIZE=16 WARPS_OF_A_BLOCK=1"}, variant{"attention_segments.cu", "STORAGE=32 HEAD_SIZE=16 WARPS_OF_A_BLOCK=4"})
+		variant{"attention_segments.cu", "STORAGE=32 HEAD_SIZE=16 WARPS_OF_A_BLOCK=1"}, variant{"attention_segments.cu", "STORAGE=32 HEAD_SIZE=16 WARPS_OF_A_BLOCK=4"},
+		variant{"decode_attention.cu", "STORAGE=32 HEAD_SIZE=16 CACHE=32"}, variant{"decode_attention.cu", "STORAGE=32 HEAD_SIZE=16 CACHE=8"})
 }

@@ -2,12 +2,22 @@
 
 package gpu
 
-// #include <cuda.h>
+/*
+#include <cuda.h>
+
+static CUresult launch_early(CUfunction f, unsigned int *blocks, unsigned int *threads, unsigned int shared, CUstream s, void **args) {
+	CUlaunchAttribute early = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION};
+	early.value.programmaticStreamSerializationAllowed = 1;
+	CUlaunchConfig c = {blocks[0], blocks[1], blocks[2], threads[0], threads[1], threads[2], shared, s, &early, 1};
+	return cuLaunchKernelEx(&c, f, args, 0);
+}
+*/
 import "C"
 
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"unsafe"
 
 	"gorgonia.org/cu"
@@ -75,12 +85,41 @@ func Grid1(n, threads int) Grid {
 	return Grid{Blocks: [3]int{(n + threads - 1) / threads}, Threads: [3]int{threads}}
 }
 
-// defaultShared is what a block may use without asking.
-const defaultShared = 48 << 10
+// defaultShared is what a block may use without asking: 48 KiB, of which half is
+// left to what the kernel declares itself.
+const defaultShared = 24 << 10
 
 // Launch puts the kernel into a stream. Arguments must have the C types of the
 // kernel's parameters: Ptr, int32, uint32, int64, uint64, float32 or float64.
 func (k *Kernel) Launch(s Stream, g Grid, args ...any) error {
+	return k.launch(g, args, func(ptrs []unsafe.Pointer) error {
+		return k.f.Launch(max(g.Blocks[0], 1), max(g.Blocks[1], 1), max(g.Blocks[2], 1),
+			max(g.Threads[0], 1), max(g.Threads[1], 1), max(g.Threads[2], 1), g.Shared, s.s, ptrs)
+	})
+}
+
+// LaunchEarly is Launch for a kernel that itself waits for the one ahead of it in the
+// stream (griddepcontrol.wait) and may begin while that one runs. It needs compute
+// capability 9.0.
+func (k *Kernel) LaunchEarly(s Stream, g Grid, args ...any) error {
+	return k.launch(g, args, func(ptrs []unsafe.Pointer) error {
+		var blocks, threads [3]C.uint
+		for i := range 3 {
+			blocks[i], threads[i] = C.uint(max(g.Blocks[i], 1)), C.uint(max(g.Threads[i], 1))
+		}
+		// C must not be handed Go memory that holds pointers to Go memory, unless it
+		// is pinned.
+		var pinner runtime.Pinner
+		defer pinner.Unpin()
+		for _, p := range ptrs {
+			pinner.Pin(p)
+		}
+		return check("cuLaunchKernelEx", C.launch_early(k.c(), &blocks[0], &threads[0], C.uint(g.Shared), s.c(), &ptrs[0]))
+	})
+}
+
+// launch lays the arguments out and hands them to call.
+func (k *Kernel) launch(g Grid, args []any, call func(ptrs []unsafe.Pointer) error) error {
 	if g.Shared > defaultShared && g.Shared > k.shared {
 		if err := check(fmt.Sprintf("kernel %s: %d bytes of shared memory", k.name, g.Shared),
 			C.cuFuncSetAttribute(k.c(), C.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, C.int(g.Shared))); err != nil {
@@ -94,9 +133,7 @@ func (k *Kernel) Launch(s Stream, g Grid, args ...any) error {
 		cells[i] = cell(k.name, i, a)
 		ptrs[i] = unsafe.Pointer(&cells[i])
 	}
-	err := k.f.Launch(max(g.Blocks[0], 1), max(g.Blocks[1], 1), max(g.Blocks[2], 1),
-		max(g.Threads[0], 1), max(g.Threads[1], 1), max(g.Threads[2], 1), g.Shared, s.s, ptrs)
-	if err != nil {
+	if err := call(ptrs); err != nil {
 		return wrap(fmt.Sprintf("kernel %s, blocks %v of %v threads, %d bytes shared", k.name, g.Blocks, g.Threads, g.Shared), err)
 	}
 	return nil

@@ -130,6 +130,9 @@ func NewPinned[T Number](n int) (*Pinned[T], error) {
 // Slice is the memory itself, valid until Free.
 func (h *Pinned[T]) Slice() []T { return unsafe.Slice((*T)(h.p), h.n) }
 
+// Ptr is the memory's address for kernels, which reach it over the bus.
+func (h *Pinned[T]) Ptr() Ptr { return Ptr(uintptr(h.p)) }
+
 // Upload copies n elements from element from on to the device in the stream's
 // order.
 func (h *Pinned[T]) Upload(s Stream, dst Ptr, from, n int) error {

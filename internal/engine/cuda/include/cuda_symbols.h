@@ -69,6 +69,7 @@
 	X(cuGraphLaunch) \
 	X(cuGraphUpload) \
 	X(cuLaunchKernel) \
+	X(cuLaunchKernelEx) \
 	X(cuLinkAddData_v2) \
 	X(cuLinkAddFile_v2) \
 	X(cuLinkComplete) \

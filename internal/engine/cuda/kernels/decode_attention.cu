@@ -1,0 +1,575 @@
+// CPU twin: internal/op/cached.go.
+//
+// Attention of one new query in each row over the keys and values in the cache,
+// [batch, kv_head, position, HEAD_SIZE] each. All query heads of a key/value head
+// share one read. decode_attention keeps the tensor cores fed from registers and
+// has head sizes 64 and 128 in 16 bits; decode_attention_plain has all.
+#include "decode.cuh"
+
+#ifndef HEAD_SIZE
+#error "HEAD_SIZE is the number of channels of a head"
+#endif
+const int D = HEAD_SIZE;
+
+struct Cache {
+  const cached *keys, *values;
+  const bf16 *key_scales, *value_scales;  // [batch, kv_head, position], with CACHE 8
+  int capacity;                           // positions of a row
+};
+
+#if STORAGE == 16 && (HEAD_SIZE == 64 || HEAD_SIZE == 128)
+
+// A team of 4 warps works by itself on its share; TEAMS fill a multiprocessor as one
+// block, so that a grid of fewer blocks leaves whole multiprocessors to others.
+const int WARPS = 4;
+const int TEAM = WARPS * 32;
+const int TEAMS = HEAD_SIZE == 64 ? 3 : 2;
+const int TILE = 16;            // positions that a warp takes at a time
+const int UNIT = WARPS * TILE;  // positions that a team takes at a time
+const bool BYTES = CACHE == 8;
+const int SPAN = BYTES ? 64 : 32;  // channels that four lanes load of a key at once
+const int SPANS = D / SPAN;
+const int VALUE_SPANS = D / 64;  // eight lanes load 64 channels of a value
+const int SLOT = D + 4;          // floats of a head's partial result: output, maximum, sum
+const int PARTS = 64;            // teams that may share a key/value head; see deal in decode.cu
+const int BATCH = 8;             // partial results that are read at once
+// Floats of shared memory that a team needs to merge parts.
+const int MERGE = 2 * PARTS * 16 + 16 + TEAM * 4;
+// Teams of a block, positions of a unit, floats of a head's partial result, and of
+// shared memory that a team needs at least.
+extern "C" __device__ const int decode_attention_launch[4] = {TEAMS, UNIT, SLOT, MERGE};
+
+// Tile holds 16 keys and values as a lane loads them. Lane (r, c) = (lane / 4,
+// lane % 4) has keys r and r + 8, SPAN / 4 channels of each span, and values 2c,
+// 2c + 1, 2c + 8 and 2c + 9, eight channels from 8r of each 64: what the fragments
+// of mma.m16n8k16 need if channels are counted in that order.
+struct Tile {
+  uint4 key[2][SPANS];
+#if CACHE == 8
+  uint2 value[4][VALUE_SPANS];
+  uint32 key_scale[2], value_scale[2];  // of positions 2c and 2c + 1, 2c + 8 and 2c + 9
+#else
+  uint4 value[4][VALUE_SPANS];
+#endif
+  __device__ __forceinline__ void load(const Cache &cache, long long base, int first, int n, int lane) {
+    const int r = lane / 4, c = lane % 4;
+#pragma unroll
+    for (int t = 0; t < 2; t++) {
+      const long long p = base + min(first + 8 * t + r, n - 1);
+#pragma unroll
+      for (int s = 0; s < SPANS; s++) key[t][s] = stream_load(cache.keys + p * D + s * SPAN + c * (SPAN / 4));
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const long long p = base + min(first + 2 * c + (i & 1) + (i & 2) * 4, n - 1);
+#pragma unroll
+      for (int s = 0; s < VALUE_SPANS; s++)
+#if CACHE == 8
+        value[i][s] = stream_load8(cache.values + p * D + s * 64 + 8 * r);
+#else
+        value[i][s] = stream_load(cache.values + p * D + s * 64 + 8 * r);
+#endif
+    }
+#if CACHE == 8
+    // The capacity is even, and first too: both scales of a pair are there.
+#pragma unroll
+    for (int t = 0; t < 2; t++) {
+      const long long p = base + min(first + 2 * c + 8 * t, (n - 1) & ~1);
+      key_scale[t] = *(const uint32 *)(cache.key_scales + p);
+      value_scale[t] = *(const uint32 *)(cache.value_scales + p);
+    }
+#endif
+  }
+};
+
+// Bytes become halves by being put into the mantissa of 1024.
+__device__ __forceinline__ uint32 centred(uint32 halves) {
+  uint32 r;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(halves), "r"(0x64806480u));
+  return r;
+}
+__device__ __forceinline__ uint32 low_bytes(uint32 x) { return centred(permute_bytes(x, 0x64646464u, 0x4140)); }
+__device__ __forceinline__ uint32 high_bytes(uint32 x) { return centred(permute_bytes(x, 0x64646464u, 0x4342)); }
+
+// turned rotates a pair of channels.
+__device__ __forceinline__ uint32 turned(uint32 pair, const float2 *table, int i, int pairs) {
+  if (i >= pairs) return pair;
+  const float2 w = table[i];
+  float a, b;
+  if (BYTES)
+    unpack_half(pair, a, b);
+  else
+    a = low_bf16(pair), b = high_bf16(pair);
+  const float x = a * w.x - b * w.y, y = b * w.x + a * w.y;
+  return BYTES ? pack_half(x, y) : pack_bf16(x, y);
+}
+
+// Heads is the state of up to 16 query heads of one key/value head in a warp, WIDE
+// where there are more than 8.
+template <bool WIDE> struct Heads {
+  uint32 q[D / 16][4];
+  float o[VALUE_SPANS][8][4];  // channel 64 s + 8 n + j of head m is column n of tile j
+  float top[2], sum[2];        // of heads r and r + 8; top is shared by a row's four lanes
+
+  __device__ __forceinline__ void start(const element *queries, int group, int lane) {
+    const int r = lane / 4, c = lane % 4;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const bool there = r + 8 * half < group;
+      const element *line = queries + (long long)(r + 8 * half) * D;
+#pragma unroll
+      for (int s = 0; s < SPANS; s++) {
+#pragma unroll
+        for (int i = 0; i < SPAN / 16; i++) {
+          // Words 2i and 2i + 1 of this lane's part of the span.
+          const uint2 w = there ? *(const uint2 *)(line + s * SPAN + c * (SPAN / 4) + 4 * i) : make_uint2(0, 0);
+          uint32(&to)[4] = q[s * (SPAN / 16) + i];
+          to[half] = BYTES ? pack_half(low_bf16(w.x), high_bf16(w.x)) : w.x;
+          to[2 + half] = BYTES ? pack_half(low_bf16(w.y), high_bf16(w.y)) : w.y;
+        }
+      }
+      top[half] = -INFINITE, sum[half] = 0;
+    }
+#pragma unroll
+    for (int s = 0; s < VALUE_SPANS; s++)
+#pragma unroll
+      for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) o[s][j][i] = 0;
+  }
+
+  // take attends to a tile, whose positions from n on do not count. With TURN its
+  // keys are rotated. c is the scale of scores in powers of two.
+  template <bool TURN> __device__ __forceinline__ void take(const Tile &tile, int first, int n, const float2 *table, int pairs, float scale, int lane) {
+    const int r = lane / 4, c = lane % 4;
+    float s[2][4];
+#pragma unroll
+    for (int t = 0; t < 2; t++) {
+      s[t][0] = s[t][1] = s[t][2] = s[t][3] = 0;
+      const float2 *angles = TURN ? table + (long long)min(first + 8 * t + r, n - 1) * pairs : 0;
+#pragma unroll
+      for (int b = 0; b < SPANS; b++) {
+        const uint32 words[4] = {tile.key[t][b].x, tile.key[t][b].y, tile.key[t][b].z, tile.key[t][b].w};
+#pragma unroll
+        for (int i = 0; i < SPAN / 16; i++) {
+          uint32 lo, hi;
+          if (BYTES)
+            lo = low_bytes(words[i % 4]), hi = high_bytes(words[i % 4]);
+          else
+            lo = words[2 * i % 4], hi = words[(2 * i + 1) % 4];
+          if (TURN) {
+            const int pair = (b * SPAN + c * (SPAN / 4)) / 2 + 2 * i;
+            lo = turned(lo, angles, pair, pairs), hi = turned(hi, angles, pair + 1, pairs);
+          }
+          multiply_tile<BYTES>(s[t], q[b * (SPAN / 16) + i], lo, hi);
+        }
+      }
+#if CACHE == 8
+      const float a = low_bf16(tile.key_scale[t]), b = high_bf16(tile.key_scale[t]);
+      s[t][0] *= a, s[t][1] *= b, s[t][2] *= a, s[t][3] *= b;
+#endif
+      const int p = first + 8 * t + 2 * c;
+      if (first + TILE > n) {
+        if (p >= n) s[t][0] = s[t][2] = -INFINITE;
+        if (p + 1 >= n) s[t][1] = s[t][3] = -INFINITE;
+      }
+    }
+    raise(s, scale);
+#pragma unroll
+    for (int half = 0; half < (WIDE ? 2 : 1); half++) {
+      const float shift = top[half] * scale;
+#pragma unroll
+      for (int t = 0; t < 2; t++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+          s[t][2 * half + i] = exp2_fast(s[t][2 * half + i] * scale - shift);
+          sum[half] += s[t][2 * half + i];
+        }
+    }
+    if (!WIDE) s[0][2] = s[0][3] = s[1][2] = s[1][3] = 0;
+    add_values(tile, s);
+  }
+
+  // raise keeps the maximum of every head near enough that no exponential of a
+  // score above it overflows, and rescales what was summed where it rises.
+  __device__ __forceinline__ void raise(const float (&s)[2][4], float scale) {
+    const float slack = 6 / scale;
+    float high[2];
+    bool above = false;
+#pragma unroll
+    for (int half = 0; half < (WIDE ? 2 : 1); half++) {
+      high[half] = fmaxf(fmaxf(s[0][2 * half], s[0][2 * half + 1]), fmaxf(s[1][2 * half], s[1][2 * half + 1]));
+      above |= high[half] > top[half] + slack;
+    }
+    if (!__any_sync(~0u, above)) return;
+#pragma unroll
+    for (int half = 0; half < (WIDE ? 2 : 1); half++) {
+      float t = fmaxf(high[half], top[half]);
+      t = fmaxf(t, __shfl_xor_sync(~0u, t, 1));
+      t = fmaxf(t, __shfl_xor_sync(~0u, t, 2));
+      const float f = top[half] == -INFINITE ? 0 : exp2_fast((top[half] - t) * scale);
+      top[half] = t;
+      sum[half] *= f;
+#pragma unroll
+      for (int v = 0; v < VALUE_SPANS; v++)
+#pragma unroll
+        for (int j = 0; j < 8; j++) o[v][j][2 * half] *= f, o[v][j][2 * half + 1] *= f;
+    }
+  }
+
+  __device__ __forceinline__ void add_values(const Tile &tile, const float (&s)[2][4]) {
+    uint32 p[4];
+#pragma unroll
+    for (int t = 0; t < 2; t++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+#if CACHE == 8
+        p[2 * t + half] = pack_half(s[t][2 * half] * low_bf16(tile.value_scale[t]), s[t][2 * half + 1] * high_bf16(tile.value_scale[t]));
+#else
+        p[2 * t + half] = pack_bf16(s[t][2 * half], s[t][2 * half + 1]);
+#endif
+      }
+#pragma unroll
+    for (int v = 0; v < VALUE_SPANS; v++) {
+#if CACHE == 8
+#pragma unroll
+      for (int w = 0; w < 2; w++) {
+        const uint32 a = w ? tile.value[0][v].y : tile.value[0][v].x, b = w ? tile.value[1][v].y : tile.value[1][v].x;
+        const uint32 d = w ? tile.value[2][v].y : tile.value[2][v].x, e = w ? tile.value[3][v].y : tile.value[3][v].x;
+        const uint32 ab0 = permute_bytes(a, b, 0x5140), ab1 = permute_bytes(a, b, 0x7362);
+        const uint32 de0 = permute_bytes(d, e, 0x5140), de1 = permute_bytes(d, e, 0x7362);
+        multiply_tile<true>(o[v][4 * w], p, low_bytes(ab0), low_bytes(de0));
+        multiply_tile<true>(o[v][4 * w + 1], p, high_bytes(ab0), high_bytes(de0));
+        multiply_tile<true>(o[v][4 * w + 2], p, low_bytes(ab1), low_bytes(de1));
+        multiply_tile<true>(o[v][4 * w + 3], p, high_bytes(ab1), high_bytes(de1));
+      }
+#else
+#pragma unroll
+      for (int j = 0; j < 8; j++) {
+        uint32 word[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const uint4 x = tile.value[i][v];
+          word[i] = j / 2 == 0 ? x.x : j / 2 == 1 ? x.y : j / 2 == 2 ? x.z : x.w;
+        }
+        const uint32 selector = j % 2 ? 0x7632 : 0x5410;
+        multiply_tile<false>(o[v][j], p, permute_bytes(word[0], word[1], selector), permute_bytes(word[2], word[3], selector));
+      }
+#endif
+    }
+  }
+
+  // put stores the state of the warp's heads, SLOT floats a head.
+  __device__ __forceinline__ void put(float *slots, int group, int lane) {
+    const int r = lane / 4, c = lane % 4;
+#pragma unroll
+    for (int half = 0; half < (WIDE ? 2 : 1); half++) {
+      float total = sum[half];
+      total += __shfl_xor_sync(~0u, total, 1);
+      total += __shfl_xor_sync(~0u, total, 2);
+      if (r + 8 * half >= group) continue;
+      float *slot = slots + (r + 8 * half) * SLOT;
+#pragma unroll
+      for (int v = 0; v < VALUE_SPANS; v++)
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+          for (int j = 0; j < 8; j += 4)
+            *(float4 *)(slot + 64 * v + 16 * c + 8 * i + j) =
+                make_float4(o[v][j][2 * half + i], o[v][j + 1][2 * half + i], o[v][j + 2][2 * half + i], o[v][j + 3][2 * half + i]);
+      if (c == 0) slot[D] = top[half], slot[D + 1] = total;
+    }
+  }
+};
+
+// Place is where a team's share of the work begins: a row's key/value head, and
+// in it a unit of positions.
+typedef int2 Place;
+
+// Sum is a channel of a head that is merged from parts.
+struct Sum {
+  float o, top, sum;
+  __device__ __forceinline__ Sum() : o(0), top(-INFINITE), sum(0) {}
+  __device__ __forceinline__ void add(float x, float t, float l, float scale) {
+    const float higher = fmaxf(top, t);
+    if (higher == -INFINITE) return;
+    const float old = exp2_fast((top - higher) * scale), now = exp2_fast((t - higher) * scale);
+    o = o * old + x * now, sum = sum * old + l * now, top = higher;
+  }
+};
+
+struct Work {
+  const element *q;
+  int q_stride;
+  element *out;
+  int out_stride;
+  const int *seen;     // positions of each row that count
+  const Place *places; // of every team, and the end
+  float *partial;      // [team, 2, group, SLOT]
+  int *arrived;        // [batch * kv_heads] units that are done; 0 before and after
+  int heads, kv_heads;
+  float scale;
+};
+
+__device__ __forceinline__ void team_barrier() { asm volatile("bar.sync %0, %1;" ::"r"(1 + threadIdx.x / TEAM), "n"(TEAM) : "memory"); }
+
+__device__ __forceinline__ float4 fresh_load4(const float *p) {
+  float4 v;
+  asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ void put4(element *to, float4 v, float f) { *(uint2 *)to = make_uint2(pack_bf16(v.x * f, v.y * f), pack_bf16(v.z * f, v.w * f)); }
+
+// join merges what count teams have left of a head's output, the first of them in its
+// second slot if skip is 1, by one team. shared holds MERGE floats.
+__device__ __forceinline__ void join(const float *parts, int count, int skip, int group, float scale, element *out, float *shared) {
+  const int thread = threadIdx.x % TEAM, warp = thread / 32, lane = thread % 32;
+  float *factors = shared, *sums = factors + PARTS * 16, *inverse = sums + PARTS * 16;
+  float4 *rest = (float4 *)(inverse + 16);
+  auto slot = [&](int k, int g) { return parts + ((2ll * k + (k == 0 ? skip : 0)) * group + g) * SLOT; };
+  for (int i = thread; i < count * group; i += TEAM) {
+    const float *from = slot(i / group, i % group);
+    factors[i] = fresh_load(from + D), sums[i] = fresh_load(from + D + 1);
+  }
+  team_barrier();
+  for (int g = warp; g < group; g += WARPS) {
+    float top = -INFINITE, sum = 0;
+    for (int k = lane; k < count; k += 32) top = fmaxf(top, factors[k * group + g]);
+    top = warp_max(top);
+    for (int k = lane; k < count; k += 32) {
+      const float f = exp2_fast((factors[k * group + g] - top) * scale);
+      factors[k * group + g] = f;
+      sum += f * sums[k * group + g];
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) inverse[g] = 1 / sum;
+  }
+  team_barrier();
+  // Four channels a thread; where threads are left, several share the parts.
+  const int pieces = group * (D / 4), shares = pieces < TEAM ? TEAM / pieces : 1;
+  for (int i = thread; i < pieces * shares; i += TEAM) {
+    const int piece = i % pieces, share = i / pieces, g = piece / (D / 4), d = piece % (D / 4) * 4;
+    float4 total = make_float4(0, 0, 0, 0);
+    for (int first = share; first < count; first += shares * BATCH) {
+      float4 x[BATCH];
+#pragma unroll
+      for (int b = 0; b < BATCH; b++) x[b] = fresh_load4(slot(min(first + b * shares, count - 1), g) + d);
+#pragma unroll
+      for (int b = 0; b < BATCH; b++) {
+        const int k = first + b * shares;
+        if (k >= count) break;
+        const float f = factors[k * group + g];
+        total.x += f * x[b].x, total.y += f * x[b].y, total.z += f * x[b].z, total.w += f * x[b].w;
+      }
+    }
+    if (shares == 1)
+      put4(out + g * D + d, total, inverse[g]);
+    else
+      rest[i] = total;
+  }
+  if (shares == 1) return;
+  team_barrier();
+  if (thread < pieces) {
+    float4 total = rest[thread];
+    for (int s = 1; s < shares; s++) {
+      const float4 v = rest[s * pieces + thread];
+      total.x += v.x, total.y += v.y, total.z += v.z, total.w += v.w;
+    }
+    put4(out + thread * 4, total, inverse[thread / (D / 4)]);
+  }
+}
+
+// finish merges the team's warps for one key/value head, and the teams that share it
+// where this one is the last to arrive. Units [from, to) of all units are this team's.
+__device__ __forceinline__ void finish(const Work &w, int team, float *states, int item, int from, int to, int units, int group) {
+  __shared__ int lasts[TEAMS], firsts[TEAMS], counts[TEAMS];
+  const int thread = threadIdx.x % TEAM, local = threadIdx.x / TEAM;
+  team_barrier();
+  const int row = item / w.kv_heads, head = item - row * w.kv_heads;
+  element *out = w.out + (long long)row * w.out_stride + (long long)head * group * D;
+  const bool whole = from == 0 && to == units;
+  float *mine = w.partial + (2ll * team + (w.places[team].x == item ? 0 : 1)) * group * SLOT;
+  for (int i = thread; i < group * D; i += TEAM) {
+    const int g = i / D, d = i - g * D;
+    Sum total;
+#pragma unroll
+    for (int k = 0; k < WARPS; k++) {
+      const float *slot = states + (k * group + g) * SLOT;
+      total.add(slot[d], slot[D], slot[D + 1], w.scale);
+    }
+    if (whole) {
+      out[i] = to_element(total.o / total.sum);
+    } else {
+      mine[g * SLOT + d] = total.o;
+      if (d == 0) mine[g * SLOT + D] = total.top, mine[g * SLOT + D + 1] = total.sum;
+    }
+  }
+  if (!whole) {
+    __threadfence();
+    team_barrier();
+    if (thread == 0) {
+      const bool last = atomicAdd(w.arrived + item, to - from) + to - from == units;
+      lasts[local] = last;
+      if (last) {
+        int a = team, b = team;
+        while (w.places[a].x == item && w.places[a].y > 0) a--;
+        while (w.places[b + 1].x == item) b++;
+        firsts[local] = a, counts[local] = b - a + 1;
+        w.arrived[item] = 0;
+        __threadfence();
+      }
+    }
+    team_barrier();
+    if (lasts[local]) {
+      // Of the teams that share the head only the first can have begun before it.
+      const int first = firsts[local];
+      join(w.partial + 2ll * first * group * SLOT, counts[local], w.places[first].x == item ? 0 : 1, group, w.scale, out, states);
+    }
+  }
+  team_barrier();
+}
+
+template <bool WIDE, bool TURN> __device__ __forceinline__ void attend(const Work &w, const Cache &cache, const float2 *table, int pairs) {
+  extern __shared__ __align__(16) float team_shared[];
+  const int group = w.heads / w.kv_heads, local = threadIdx.x / TEAM, team = blockIdx.x * TEAMS + local;
+  const int warp = threadIdx.x % TEAM / 32, lane = threadIdx.x % 32;
+  float *states = team_shared + local * max(MERGE, WARPS * group * SLOT);
+  const Place begin = w.places[team], end = w.places[team + 1];
+  int unit = begin.y;
+  for (int item = begin.x; item < end.x || (item == end.x && unit < end.y); item++, unit = 0) {
+    const int row = item / w.kv_heads, head = item - row * w.kv_heads;
+    const int n = w.seen[row], units = div_up(n, UNIT), to = item == end.x ? end.y : units;
+    const long long base = (long long)item * cache.capacity;
+    Heads<WIDE> heads;
+    heads.start(w.q + (long long)row * w.q_stride + (long long)head * group * D, group, lane);
+    const int stop = min(to * UNIT, n);
+    int p = unit * UNIT + warp * TILE;
+    Tile a, b;
+    if (p < stop) a.load(cache, base, p, n, lane);
+    while (p < stop) {
+      if (p + UNIT < stop) b.load(cache, base, p + UNIT, n, lane);
+      heads.template take<TURN>(a, p, n, table, pairs, w.scale, lane);
+      p += UNIT;
+      if (p >= stop) break;
+      if (p + UNIT < stop) a.load(cache, base, p + UNIT, n, lane);
+      heads.template take<TURN>(b, p, n, table, pairs, w.scale, lane);
+      p += UNIT;
+    }
+    heads.put(states + warp * group * SLOT, group, lane);
+    finish(w, team, states, item, unit, to, units, group);
+  }
+}
+
+// decode_attention: out[row, head] over positions 0 to seen[row] - 1. q and out,
+// [batch, heads * HEAD_SIZE], have row strides; out may be q itself. places deals
+// units of UNIT positions to the teams (decode_begin in decode.cu). pairs, if not
+// 0, says that keys are to be rotated, by table [position, pairs]. At most 16 query
+// heads share a key/value head. scale is that of scores in powers of two. Blocks of
+// TEAMS * 128; dynamic shared memory: TEAMS * max(MERGE, 4 * group * SLOT) floats.
+#define DECODE_ATTENTION(NAME, WIDE, TURN)                                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(TEAMS * TEAM, 1)                                                                                                       \
+      NAME(const element *q, int q_stride, const cached *keys, const cached *values, const bf16 *key_scales, const bf16 *value_scales, int capacity, element *out,    \
+           int out_stride, const int *seen, const Place *places, float *partial, int *arrived, int heads, int kv_heads, const float2 *table, int pairs, float scale) { \
+    begin_early();                                                                                                                                                   \
+    wait_for_previous();                                                                                                                                             \
+    const Cache cache = {keys, values, key_scales, value_scales, capacity};                                                                                          \
+    const Work work = {q, q_stride, out, out_stride, seen, places, partial, arrived, heads, kv_heads, scale};                                                        \
+    attend<WIDE, TURN>(work, cache, table, pairs);                                                                                                                   \
+  }
+DECODE_ATTENTION(decode_attention, false, false)
+DECODE_ATTENTION(decode_attention_turn, false, true)
+DECODE_ATTENTION(decode_attention_wide, true, false)
+DECODE_ATTENTION(decode_attention_wide_turn, true, true)
+
+#endif
+
+__device__ __forceinline__ void load_cached(const cached *p, float scale, float (&x)[8]) {
+#if CACHE == 8
+  const uint2 v = *(const uint2 *)p;
+#pragma unroll
+  for (int i = 0; i < 4; i++) x[i] = ((int)(v.x >> 8 * i & 255) - 128) * scale, x[4 + i] = ((int)(v.y >> 8 * i & 255) - 128) * scale;
+#else
+  load8(p, x);
+#endif
+}
+
+// decode_attention_plain does the same with a block of 256 for each row and
+// key/value head, any number of query heads, and a fixed order of addition: the
+// result of a row depends on nothing beside it. Grid: batch * kv_heads. Dynamic
+// shared memory: group * (256 + 2 * HEAD_SIZE + 2) floats.
+extern "C" __global__ void __launch_bounds__(256)
+    decode_attention_plain(const element *q, int q_stride, const cached *keys, const cached *values, const bf16 *key_scales, const bf16 *value_scales, int capacity,
+                           element *out, int out_stride, const int *seen, int heads, int kv_heads, const float2 *table, int pairs, float scale) {
+  extern __shared__ float shared[];
+  const int group = heads / kv_heads, item = blockIdx.x, row = item / kv_heads, head = item - row * kv_heads;
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+  float *query = shared, *sums = query + group * D, *scores = sums + group * D, *top = scores + group * 256, *total = top + group;
+  begin_early();
+  wait_for_previous();
+  const element *line = q + (long long)row * q_stride + (long long)head * group * D;
+  for (int i = thread; i < group * D; i += 256) query[i] = to_float(line[i]), sums[i] = 0;
+  for (int g = thread; g < group; g += 256) top[g] = -INFINITE, total[g] = 0;
+  const int n = seen[row];
+  const long long base = (long long)item * capacity;
+  __syncthreads();
+  for (int first = 0; first < n; first += 256) {
+    const int count = min(256, n - first);
+    if (thread < count) {
+      const long long p = base + first + thread;
+#if CACHE == 8
+      const float key_scale = to_float(key_scales[p]);
+#else
+      const float key_scale = 1;
+#endif
+      for (int g = 0; g < group; g++) scores[g * 256 + thread] = 0;
+      for (int c = 0; c < D; c += 8) {
+        float k[8];
+        load_cached(keys + p * D + c, key_scale, k);
+        if (pairs) turn_pairs(k, table, first + thread, c / 2, pairs);
+        for (int g = 0; g < group; g++) {
+          float s = 0;
+#pragma unroll
+          for (int j = 0; j < 8; j++) s += query[g * D + c + j] * k[j];
+          scores[g * 256 + thread] += s;
+        }
+      }
+    }
+    __syncthreads();
+    for (int g = warp; g < group; g += 8) {
+      float *s = scores + g * 256, high = -INFINITE, sum = 0;
+      for (int i = lane; i < count; i += 32) high = fmaxf(high, s[i] * scale);
+      const float old = top[g], now = fmaxf(old, warp_max(high)), f = exp2f(old - now);
+      for (int i = lane; i < count; i += 32) sum += s[i] = exp2f(s[i] * scale - now);
+      sum = warp_sum(sum);
+      for (int d = lane; d < D; d += 32) sums[g * D + d] *= f;
+      __syncwarp();
+      if (lane == 0) top[g] = now, total[g] = total[g] * f + sum;
+    }
+    __syncthreads();
+    for (int i = thread; i < group * (D / 8); i += 256) {
+      const int g = i / (D / 8), c = i % (D / 8) * 8;
+      float o[8];
+#pragma unroll
+      for (int j = 0; j < 8; j++) o[j] = sums[g * D + c + j];
+      for (int k = 0; k < count; k++) {
+        const long long p = base + first + k;
+#if CACHE == 8
+        const float value_scale = to_float(value_scales[p]);
+#else
+        const float value_scale = 1;
+#endif
+        float v[8];
+        load_cached(values + p * D + c, value_scale, v);
+        const float s = scores[g * 256 + k];
+#pragma unroll
+        for (int j = 0; j < 8; j++) o[j] += s * v[j];
+      }
+#pragma unroll
+      for (int j = 0; j < 8; j++) sums[g * D + c + j] = o[j];
+    }
+    __syncthreads();
+  }
+  element *to = out + (long long)row * out_stride + (long long)head * group * D;
+  for (int i = thread; i < group * D; i += 256) to[i] = to_element(sums[i] / total[i / D]);
+}
