@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"mlkv/internal/checkpoint"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/device"
@@ -126,68 +124,6 @@ func folderName(dir string) (string, error) {
 	return filepath.Base(abs), nil
 }
 
-// sets reads the documents of the tasks.
-func (o Options) sets() ([]Set, error) {
-	if o.Limit < 0 {
-		return nil, ui.Usagef("limit: expected 0 or more, found %d", o.Limit)
-	}
-	if o.Shots.Count < 0 {
-		return nil, ui.Usagef("shots: expected 0 or more, found %d", o.Shots.Count)
-	}
-	var names []string
-	for _, name := range o.Tasks {
-		if name != HeldoutTask {
-			names = append(names, name)
-		} else if len(o.Heldout) == 0 {
-			return nil, ui.Usagef("task heldout: no text; pass --heldout or set eval.heldout")
-		}
-	}
-	sets, errs := make([]Set, len(names)), make([]error, len(names))
-	each(len(names), func(i int) { sets[i], errs[i] = o.set(names[i]) })
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
-	}
-	if len(sets) == 0 && len(o.Heldout) == 0 {
-		return nil, ui.Usagef("eval: no task given")
-	}
-	return sets, nil
-}
-
-// set reads the documents of a task and puts examples before their prompts.
-func (o Options) set(name string) (Set, error) {
-	set, err := o.documents(name)
-	if err != nil {
-		return set, err
-	}
-	if o.Limit > 0 {
-		set.Documents = set.Documents[:min(o.Limit, len(set.Documents))]
-	}
-	set.Shots = o.Shots
-	return set, o.Shots.prepend(set.Task, o.Data, set.Documents)
-}
-
-// documents reads those of a task.
-func (o Options) documents(name string) (Set, error) {
-	if name == TextTask {
-		if len(o.Text) == 0 {
-			return Set{}, ui.Usagef("task text: no file; pass --text or set eval.text")
-		}
-		return textSet(o.Text)
-	}
-	task, err := LookupTask(name)
-	if err != nil {
-		return Set{}, err
-	}
-	file, err := task.Find(o.Data)
-	if err != nil {
-		return Set{}, err
-	}
-	docs, err := task.Read(file)
-	return Set{Task: task, File: file, Documents: docs, Original: len(docs)}, err
-}
-
 // run is the evaluation of one checkpoint.
 type run struct {
 	Options
@@ -257,106 +193,4 @@ func (r run) run(ctx context.Context) (Outcome, Object, error) {
 		Commit: record.Commit, Started: started, Elapsed: time.Since(started), Seconds: times.seconds(), Provenance: record,
 	})
 	return outcome, res, out.write(res, outcome, r.LogSamples)
-}
-
-// prepared is what scoring needs.
-type prepared struct {
-	sum       string // of the weights
-	tokenizer *tokenizer.Tokenizer
-	work      Work
-	questions questions
-	scorer    engine.Scorer
-	info      engine.Info
-}
-
-// prepare makes ready what scoring needs, at the same time: weights are checked,
-// requests made, and the device is loaded.
-func (r run) prepare(cp *checkpoint.Checkpoint, times *phases) (p prepared, err error) {
-	var g errgroup.Group
-	g.Go(func() error {
-		return times.measure("checkpoint", func() (err error) {
-			if err := cp.CheckFinite(); err != nil {
-				return err
-			}
-			p.sum, err = cp.Checksum()
-			return err
-		})
-	})
-	g.Go(func() error {
-		return times.measure("requests", func() (err error) {
-			if p.tokenizer, err = r.tokenizer(cp); err != nil {
-				return err
-			}
-			if p.work, err = r.work(p.tokenizer, cp.Config().MaxPositions); err != nil {
-				return err
-			}
-			p.questions, err = p.work.ask(p.tokenizer, cp.Config(), r.name)
-			return err
-		})
-	})
-	g.Go(func() error {
-		return times.measure("device", func() error {
-			eng, err := r.engine()
-			if err != nil {
-				return err
-			}
-			p.info = eng.Info()
-			p.scorer, err = eng.Scorer(cp.Config(), cp)
-			return err
-		})
-	})
-	err = g.Wait()
-	return p, err
-}
-
-// tokenizer loads the checkpoint's tokenizer and checks that the model has a
-// row for each of its tokens.
-func (r run) tokenizer(cp *checkpoint.Checkpoint) (*tokenizer.Tokenizer, error) {
-	tok, err := tokenizer.Load(r.dir)
-	if err != nil {
-		return nil, err
-	}
-	if n := tok.VocabSize(); n > cp.Config().VocabSize {
-		return nil, ui.Inputf("%s: tokenizer.json: expected at most %d tokens (vocab_size of config.json), found %d; the tokenizer belongs to another model",
-			r.dir, cp.Config().VocabSize, n)
-	}
-	return tok, nil
-}
-
-// work is what the model is asked.
-func (r run) work(tok *tokenizer.Tokenizer, window int) (Work, error) {
-	w := Work{
-		Sets: r.sets, BatchTokens: r.BatchTokens, Files: r.Heldout,
-		Progress: func(total int64) *ui.Progress {
-			return ui.NewProgress(r.streams, total, "eval "+r.name, ui.Count("tokens"))
-		},
-	}
-	if len(r.Heldout) == 0 {
-		return w, nil
-	}
-	if r.RowLength > 0 {
-		window = min(window, r.RowLength)
-	}
-	seqs, err := heldoutText(r.Heldout, tok, window)
-	if r.Limit > 0 {
-		seqs = seqs[:min(r.Limit, len(seqs))]
-	}
-	w.Heldout = seqs
-	return w, err
-}
-
-// recordInputs notes the checksums of the task files.
-func (r run) recordInputs(record *provenance.Record) error {
-	for _, set := range r.sets {
-		files := []string{set.File}
-		if set.Name == TextTask {
-			files = r.Text
-		}
-		for _, file := range files {
-			if err := record.InputFile(file); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

@@ -82,16 +82,20 @@ func (l *slot) wait(reqs []engine.Request) ([]engine.Score, error) {
 	return pack.Answers(reqs, func(i int) (float32, bool) { return likelihood[i], greedy[i] == 1 }), nil
 }
 
+// close gives back what open made.
 func (l *slot) close() error {
-	if l.host == nil {
-		return nil
+	var errs []error
+	if l.host != nil {
+		errs = append(errs, l.host.Free())
 	}
-	errs := []error{l.host.Free()}
 	if l.likelihood != nil {
 		errs = append(errs, l.likelihood.Free())
 	}
 	if l.greedy != nil {
-		errs = append(errs, l.greedy.Free(), l.done.Destroy())
+		errs = append(errs, l.greedy.Free())
+	}
+	if l.done != (gpu.Event{}) {
+		errs = append(errs, l.done.Destroy())
 	}
 	return errors.Join(errs...)
 }
