@@ -68,6 +68,10 @@ absorb-time: build ## time and memory of absorption for nine rows of Pythia-160M
 bench: ## rates of training, scoring, conversion and reading beside the machine's own
 	$(GO) test $(GOFLAGS_ALL) -run '^$$' -bench . -benchtime 3x ./internal/blas ./internal/engine/cpu ./internal/convert ./internal/checkpoint ./internal/tokenizer ./internal/data/... ./internal/hub
 
+.PHONY: sanitize-gpu
+sanitize-gpu: bin/cuda.test ## run the CUDA engine's kernels under compute-sanitizer
+	tools/sanitize-gpu.sh bin/cuda.test
+
 bin/cuda.test: ## the CUDA engine's tests as a binary, for a machine with a GPU and no Go
 	$(GO) test $(GOFLAGS_ALL) -c -o $@ ./internal/engine/cuda
 .PHONY: bin/cuda.test

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Runs the CUDA engine's kernels under compute-sanitizer: memcheck (addresses) and
-# racecheck (shared memory) over training steps of small models that differ in
-# head size and sharing, in both precisions, whose gradients are compared with the
-# CPU's. Needs a GPU and compute-sanitizer of the CUDA toolkit.
+# Runs the CUDA engine's kernels under compute-sanitizer: memcheck (addresses)
+# unless told otherwise, over training steps of small models that differ in head
+# size and sharing, in both precisions, whose gradients are compared with the
+# CPU's. Needs a GPU and compute-sanitizer of the CUDA toolkit. What it found, and
+# why racecheck is not among the tools, is in docs/performance.md.
 #
-#   tools/sanitize-gpu.sh bin/cuda.test [memcheck|racecheck ...]
+#   tools/sanitize-gpu.sh bin/cuda.test [memcheck|initcheck|synccheck ...]
 #
 # bin/cuda.test is the package's test binary (make bin/cuda.test). A first run
 # without the sanitizer compiles kernels and chooses products, which would take
 # long under it; cuBLASLt's own kernels are not looked into. The attention of
-# Hopper runs without moving registers between warps (KEEP_REGISTERS), of which
-# the sanitizer's own code would be short.
+# Hopper runs without moving registers between warps (KEEP_REGISTERS), so that the
+# sanitizer's own code cannot run short of them.
 set -uo pipefail
 binary=$(realpath "$1")
 shift
-tools=(${*:-memcheck racecheck})
+tools=(${*:-memcheck})
 tests=${TESTS:-'TestGradientsMatchTheCPU/^(plain|shared|head_size)|TestDistillMatchesTheCPU/^shared'}
 theirs='nvjet|cutlass|xmma|gemm|splitK|cublas'
 export MLKV_TEST_DEFINES=KEEP_REGISTERS

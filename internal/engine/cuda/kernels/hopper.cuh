@@ -43,8 +43,8 @@ __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-// With KEEP_REGISTERS no warp gives registers to another one: compute-sanitizer
-// needs some of its own in every warp.
+// With KEEP_REGISTERS no warp gives registers to another one, so that the code
+// which compute-sanitizer adds to every warp cannot run short of them.
 #ifdef KEEP_REGISTERS
 template <int N> __device__ __forceinline__ void more_registers() {}
 template <int N> __device__ __forceinline__ void fewer_registers() {}
