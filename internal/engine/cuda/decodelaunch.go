@@ -1,0 +1,149 @@
+//go:build gpu && cgo && linux && (amd64 || arm64)
+
+package cuda
+
+import (
+	"fmt"
+
+	"mlkv/internal/engine/cuda/gpu"
+	"mlkv/internal/graph"
+	"mlkv/internal/model"
+)
+
+// stepVariant, linearFile, sampleFile and cacheVariant are the kernel files of a step.
+func (d *decoder) stepVariant() variant {
+	return d.variant("decode.cu", fmt.Sprintf("CACHE=%d", d.plan.bits))
+}
+func (d *decoder) linearFile() variant { return d.variant("decode_linear.cu", "") }
+func (d *decoder) sampleFile() variant { return d.variant("decode_sample.cu", "") }
+func (d *decoder) cacheVariant() variant {
+	return d.variant("decode_attention.cu", fmt.Sprintf("HEAD_SIZE=%d CACHE=%d", d.plan.cfg.HeadSize(), d.plan.bits))
+}
+
+// decodeLaunch is how attention over the cache is launched.
+type decodeLaunch struct {
+	fast              bool // by decode_attention, else by decode_attention_plain
+	blocks, threads   int
+	teams, unit, slot int // in all; see decode_attention.cu
+	wide              bool
+	shared            int
+}
+
+// partialBytes is the room that teams need for heads that they share.
+func (l decodeLaunch) partialBytes(cfg model.Config) int64 {
+	return 2 * int64(l.teams) * int64(cfg.Heads/cfg.KVHeads) * int64(l.slot) * 4
+}
+
+// attentionLaunch chooses the kernel: the fast one has no order of addition that is
+// the same for a row in every batch, as float32 asks for.
+func (d *decoder) attentionLaunch() (decodeLaunch, error) {
+	cfg := d.plan.cfg
+	group, size := cfg.Heads/cfg.KVHeads, cfg.HeadSize()
+	l := decodeLaunch{wide: group > 8, shared: 4 * (group*(256+2*size) + 2*group)}
+	if d.elem == gpu.Float32 || group > 16 || size != 64 && size != 128 {
+		return l, nil
+	}
+	c, err := d.kernels.constants(d.cacheVariant(), "decode_attention_launch", 4)
+	if err != nil {
+		return l, err
+	}
+	teams := int(c[0]) // of a block, of 128 threads each
+	l.fast, l.threads, l.unit, l.slot = true, 128*teams, int(c[1]), int(c[2])
+	l.blocks = d.info.SMs
+	if d.beside() {
+		l.blocks -= sideSMs
+	}
+	l.teams, l.shared = l.blocks*teams, 4*teams*max(int(c[3]), 4*group*l.slot)
+	return l, nil
+}
+
+// few says whether a step takes the products for few rows: those of bf16 weights
+// with a parallel residual, as long as a block holds the rows that it multiplies.
+func (d *decoder) few() bool {
+	p, cfg := d.plan, d.plan.cfg
+	widest := cfg.HiddenSize + cfg.IntermediateSize
+	shared := p.o.Rows * (widest + 64) * 2
+	return d.elem == gpu.BFloat16 && p.bits == 16 && cfg.ParallelResidual && cfg.KVIntermediateSize == 0 &&
+		p.o.Rows <= fewRows && shared+fewStatic <= d.info.SharedMemory
+}
+
+// beside says whether MLPs are taken beside attention.
+func (d *decoder) beside() bool {
+	return d.plan.overlaps() && d.plan.cfg.KVIntermediateSize == 0 && sideSMs > 0 && d.info.SMs > 4*sideSMs
+}
+
+const (
+	fewRows   = 16
+	fewStatic = 17 << 10 // shared memory of the kernels besides the rows
+)
+
+// fewShared is the shared memory for rows of activations; see Few::stride.
+func fewShared(rows, k int) int { return 2 * rows * (k + 8*((12-k/8%8)%8)) }
+
+// rotaryTable is that of every position of the cache.
+func (d *decoder) rotaryTable() (table gpu.Ptr, pairs int, err error) {
+	r := graph.Rotary(d.plan.cfg, d.plan.capacity)
+	if r.Dims == 0 {
+		return null, 0, nil
+	}
+	table, err = d.table(r)
+	return table, r.Dims / 2, err
+}
+
+// launchEarly puts a kernel into the stream that may begin before the one ahead has
+// ended; see decode.cuh.
+func (d *decoder) launchEarly(v variant, name string, g gpu.Grid, args ...any) error {
+	if d.info.Major < 9 {
+		return d.launch(v, name, g, args...)
+	}
+	k, err := d.kernels.kernel(v, name)
+	if err != nil {
+		return err
+	}
+	return k.LaunchEarly(d.stream, g, args...)
+}
+
+// prepare compiles the kernels and tunes the products that a step needs, which takes
+// memory of its own.
+func (d *decoder) prepare() error {
+	list := []variant{d.stepVariant(), d.cacheVariant(), d.sampleFile(), d.linearFile()}
+	if err := d.kernels.load(list...); err != nil {
+		return err
+	}
+	if _, _, err := d.rotaryTable(); err != nil {
+		return err
+	}
+	rows := d.plan.o.Rows
+	if d.few() {
+		return nil
+	}
+	for _, m := range d.products(rows) {
+		if _, err := d.product(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// products lists those of a step in bf16, by cuBLASLt.
+func (d *decoder) products(rows int) []gpu.Product {
+	if d.elem == gpu.Float32 {
+		return nil
+	}
+	var list []gpu.Product
+	for _, l := range d.weights.layers {
+		b := batch{tokens: rows}
+		products := d.layerProducts(l, b)
+		if d.beside() {
+			split, in, out, attended := d.sideProducts(l, b)
+			products = []decodeProduct{split, in, out, attended}
+		}
+		for _, o := range products {
+			list = append(list, o.describe(d.elem, rows))
+		}
+	}
+	for first := 0; first < rows; first += d.plan.head {
+		list = append(list, d.headProduct().describe(d.elem, min(d.plan.head, rows-first)))
+	}
+	return list
+}

@@ -1,0 +1,202 @@
+//go:build gpu && cgo && linux && (amd64 || arm64)
+
+package cuda
+
+import (
+	"math"
+
+	"mlkv/internal/engine/cuda/gpu"
+	"mlkv/internal/model"
+)
+
+func (d *decoder) norm(x, gain, shift, out gpu.Ptr, rows int) error {
+	return d.launchEarly(d.stepVariant(), "decode_norm", gpu.Grid{Blocks: [3]int{(rows + 3) / 4}, Threads: [3]int{128}},
+		x, gain, shift, out, int32(rows), int32(d.plan.cfg.HiddenSize), float32(d.plan.cfg.LayerNormEps))
+}
+
+func (d *decoder) geluInner(m *deviceMap, b batch) error {
+	return d.launchEarly(d.stepVariant(), "decode_gelu", eights(b.tokens*m.rows), b.inner, m.bias, int32(b.tokens), int32(m.rows), int32(m.rows))
+}
+
+// layer runs a layer on a batch.
+func (d *decoder) layer(l deviceLayer, b batch) error {
+	if err := d.norm(b.x, null, null, b.normed, b.tokens); err != nil {
+		return err
+	}
+	if err := d.multiplyRows(d.splitProduct(l, b), b.tokens); err != nil {
+		return err
+	}
+	if l.kvIn != nil {
+		products := d.keyValueProducts(l, b)
+		for i, p := range products {
+			if err := d.multiplyRows(p, b.tokens); err != nil {
+				return err
+			}
+			if i == 0 {
+				if err := d.geluInner(l.kvIn, b); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	attend := func() error { return d.attendCache(l, b.y) }
+	if b.prompts != nil {
+		attend = func() error { return d.attendPrompts(l, b) }
+	}
+	err := inOrder(
+		func() error { return d.splitHeads(l, b) },
+		attend,
+		func() error { return d.multiplyRows(d.outProduct(l, b), b.tokens) },
+	)
+	if err != nil || l.mlpIn == nil {
+		return err
+	}
+	products := d.mlpProducts(l, b)
+	return inOrder(
+		func() error { return d.norm(b.x, null, null, b.normed, b.tokens) },
+		func() error { return d.multiplyRows(products[0], b.tokens) },
+		func() error { return d.geluInner(l.mlpIn, b) },
+		func() error { return d.multiplyRows(products[1], b.tokens) },
+	)
+}
+
+// unrotated says whether a layer's owner keeps its keys without rotary.
+func (d *decoder) unrotated(owner int) bool {
+	cfg := d.plan.cfg
+	return cfg.SharedKeyRotary == model.RotaryBefore && len(cfg.Owner.Members(owner)) > 1
+}
+
+func flag(b bool) int32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// cached are the addresses of an owner's part of the cache.
+func (d *decoder) cached(owner int) (keys, values, keyScales, valueScales gpu.Ptr) {
+	k, v, ks, vs := d.plan.place(owner)
+	at := func(n int64) gpu.Ptr { return d.mem.cache + gpu.Ptr(n) }
+	return at(k), at(v), at(ks), at(vs)
+}
+
+// splitHeads runs decode_split on all columns of a layer.
+func (d *decoder) splitHeads(l deviceLayer, b batch) error {
+	return d.splitColumns(l, b, layerStride(l))
+}
+
+// splitColumns runs decode_split on the columns that l tells, in rows of the given
+// stride.
+func (d *decoder) splitColumns(l deviceLayer, b batch, stride int) error {
+	table, pairs, err := d.rotaryTable()
+	if err != nil {
+		return err
+	}
+	p := d.plan
+	keys, values, keyScales, valueScales := d.cached(l.owner)
+	positions, borrowed := d.mem.position, null
+	first, length, tokens := 0, 1, b.tokens
+	if b.prompts != nil {
+		positions, first, length, borrowed = null, b.prompts.first, b.prompts.length, b.prompts.borrowed[l.owner]
+		tokens = b.prompts.rows * length
+		if l.kv == 0 {
+			borrowed = null
+		}
+	}
+	shared := 0
+	if p.bits == 8 {
+		shared = l.kv
+	}
+	return d.launchEarly(d.stepVariant(), "decode_split", gpu.Grid{Blocks: [3]int{tokens}, Threads: [3]int{256}, Shared: shared},
+		b.y, int32(stride), l.split.bias, int32(l.kv), int32(l.query), int32(l.mlp), int32(p.cfg.HeadSize()), table, int32(pairs),
+		positions, int32(first), int32(length), int32(p.capacity), int32(p.o.Rows), keys, values, keyScales, valueScales, int32(p.capacity),
+		flag(d.unrotated(l.owner)), borrowed)
+}
+
+// attendCache runs attention of a step's queries, in their place.
+func (d *decoder) attendCache(l deviceLayer, y gpu.Ptr) error {
+	launch, err := d.attentionLaunch()
+	if err != nil {
+		return err
+	}
+	table, pairs, err := d.rotaryTable()
+	if err != nil {
+		return err
+	}
+	p := d.plan
+	if l.kv == 0 || !d.unrotated(l.owner) {
+		pairs = 0
+	}
+	q, stride := d.queries(l, y), int32(layerStride(l))
+	keys, values, keyScales, valueScales := d.cached(l.owner)
+	scale := float32(math.Log2E / math.Sqrt(float64(p.cfg.HeadSize())))
+	if !launch.fast {
+		return d.launchEarly(d.cacheVariant(), "decode_attention_plain", gpu.Grid{Blocks: [3]int{p.o.Rows * p.cfg.KVHeads}, Threads: [3]int{256}, Shared: launch.shared},
+			q, stride, keys, values, keyScales, valueScales, int32(p.capacity), q, stride, d.mem.seen, int32(p.cfg.Heads), int32(p.cfg.KVHeads), table, int32(pairs), scale)
+	}
+	name := "decode_attention"
+	if launch.wide {
+		name += "_wide"
+	}
+	if pairs > 0 {
+		name += "_turn"
+	}
+	return d.launchEarly(d.cacheVariant(), name, gpu.Grid{Blocks: [3]int{launch.blocks}, Threads: [3]int{launch.threads}, Shared: launch.shared},
+		q, stride, keys, values, keyScales, valueScales, int32(p.capacity), q, stride, d.mem.seen, d.mem.places, d.mem.partial, d.mem.arrived,
+		int32(p.cfg.Heads), int32(p.cfg.KVHeads), table, int32(pairs), scale)
+}
+
+// sideSMs are the multiprocessors that attention leaves to an MLP beside it; 0: none
+// is taken beside it.
+var sideSMs = 12
+
+// multiplyBeside puts a product in bf16 into the side stream.
+func (d *decoder) multiplyBeside(p decodeProduct, rows int) error {
+	m, err := d.product(p.describe(d.elem, rows))
+	if err != nil {
+		return err
+	}
+	return m.Run(d.side.stream, gpu.Operands{A: p.in, B: p.m.weight, C: p.out, D: p.out, Vector: p.m.bias, Workspace: d.mem.sideWorkspace})
+}
+
+// sideProducts are those of a layer whose MLP is taken beside attention: to keys,
+// values and queries, to the MLP's inner layer, back from it, and from attention.
+func (d *decoder) sideProducts(l deviceLayer, b batch) (split, in, out, attended decodeProduct) {
+	heads, stride, elem := 2*l.kv+l.query, layerStride(l), d.plan.elem
+	inner := d.offset(b.y, heads)
+	split = decodeProduct{m: l.split.outputs(0, heads, elem), in: b.normed, inStride: l.split.cols, out: b.y, outStride: stride}
+	in = decodeProduct{m: l.split.outputs(heads, l.mlp, elem), in: b.normed, inStride: l.split.cols, out: inner, outStride: stride}
+	out = decodeProduct{m: l.out.inputs(l.query, l.mlp, elem), in: inner, inStride: stride, out: b.x, outStride: l.out.rows, add: true}
+	attended = decodeProduct{m: l.out.inputs(0, l.query, elem), in: d.queries(l, b.y), inStride: stride, out: b.x, outStride: l.out.rows, add: true, bias: true}
+	return split, in, out, attended
+}
+
+// layerBeside is layer with the MLP in a stream of its own.
+func (d *decoder) layerBeside(l deviceLayer, b batch) error {
+	split, in, out, attended := d.sideProducts(l, b)
+	heads := 2*l.kv + l.query
+	bias := l.split.bias + gpu.Ptr(4*heads)
+	heading := l
+	heading.mlp = 0
+	side := d.side.stream
+	return inOrder(
+		func() error { return d.norm(b.x, null, null, b.normed, b.tokens) },
+		func() error { return d.side.fork.Record(d.stream) },
+		func() error { return side.Wait(d.side.fork) },
+		func() error { return d.multiplyBeside(in, b.tokens) },
+		func() error { return d.multiplyRows(split, b.tokens) },
+		func() error {
+			k, err := d.kernels.kernel(d.stepVariant(), "decode_gelu")
+			if err != nil {
+				return err
+			}
+			return k.Launch(side, eights(b.tokens*l.mlp), in.out, bias, int32(b.tokens), int32(l.mlp), int32(layerStride(l)))
+		},
+		func() error { return d.multiplyBeside(out, b.tokens) },
+		func() error { return d.side.join.Record(side) },
+		func() error { return d.splitColumns(heading, b, layerStride(l)) },
+		func() error { return d.attendCache(l, b.y) },
+		func() error { return d.stream.Wait(d.side.join) },
+		func() error { return d.multiplyRows(attended, b.tokens) },
+	)
+}
