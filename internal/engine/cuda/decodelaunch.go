@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"mlkv/internal/engine/cuda/gpu"
-	"mlkv/internal/graph"
 	"mlkv/internal/model"
 )
 
@@ -80,14 +79,19 @@ const (
 // fewShared is the shared memory for rows of activations; see Few::stride.
 func fewShared(rows, k int) int { return 2 * rows * (k + 8*((12-k/8%8)%8)) }
 
-// rotaryTable is that of every position of the cache.
-func (d *decoder) rotaryTable() (table gpu.Ptr, pairs int, err error) {
-	r := graph.Rotary(d.plan.cfg, d.plan.capacity)
-	if r.Dims == 0 {
-		return null, 0, nil
+// rotaryShape is how many positions and pairs of channels the table of rotary has:
+// those of the cache, and of the padding of prompts.
+func (p decodePlan) rotaryShape() (positions, pairs int) {
+	return roundTo(p.capacity, lanes), p.cfg.RotaryDims() / 2
+}
+
+// fillTable computes the cosines and sines of rotary.
+func (d *decoder) fillTable() error {
+	positions, pairs := d.plan.rotaryShape()
+	if pairs == 0 {
+		return nil
 	}
-	table, err = d.table(r)
-	return table, r.Dims / 2, err
+	return d.launch(d.rotaryVariant(), "rotary_table", gpu.Grid1(positions*pairs, 256), d.mem.table, int32(positions), int32(pairs), float32(d.plan.cfg.RotaryBase))
 }
 
 // launchEarly puts a kernel into the stream that may begin before the one ahead has
@@ -108,9 +112,6 @@ func (d *decoder) launchEarly(v variant, name string, g gpu.Grid, args ...any) e
 func (d *decoder) prepare() error {
 	list := []variant{d.stepVariant(), d.cacheVariant(), d.sampleFile(), d.linearFile()}
 	if err := d.kernels.load(list...); err != nil {
-		return err
-	}
-	if _, _, err := d.rotaryTable(); err != nil {
 		return err
 	}
 	rows := d.plan.o.Rows

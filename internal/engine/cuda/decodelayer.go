@@ -88,11 +88,8 @@ func (d *decoder) splitHeads(l deviceLayer, b batch) error {
 // splitColumns runs decode_split on the columns that l tells, in rows of the given
 // stride.
 func (d *decoder) splitColumns(l deviceLayer, b batch, stride int) error {
-	table, pairs, err := d.rotaryTable()
-	if err != nil {
-		return err
-	}
 	p := d.plan
+	_, pairs := p.rotaryShape()
 	keys, values, keyScales, valueScales := d.cached(l.owner)
 	positions, borrowed := d.mem.position, null
 	first, length, tokens := 0, 1, b.tokens
@@ -108,7 +105,7 @@ func (d *decoder) splitColumns(l deviceLayer, b batch, stride int) error {
 		shared = l.kv
 	}
 	return d.launchEarly(d.stepVariant(), "decode_split", gpu.Grid{Blocks: [3]int{tokens}, Threads: [3]int{256}, Shared: shared},
-		b.y, int32(stride), l.split.bias, int32(l.kv), int32(l.query), int32(l.mlp), int32(p.cfg.HeadSize()), table, int32(pairs),
+		b.y, int32(stride), l.split.bias, int32(l.kv), int32(l.query), int32(l.mlp), int32(p.cfg.HeadSize()), d.mem.table, int32(pairs),
 		positions, int32(first), int32(length), int32(p.capacity), int32(p.o.Rows), keys, values, keyScales, valueScales, int32(p.capacity),
 		flag(d.unrotated(l.owner)), borrowed)
 }
@@ -119,11 +116,8 @@ func (d *decoder) attendCache(l deviceLayer, y gpu.Ptr) error {
 	if err != nil {
 		return err
 	}
-	table, pairs, err := d.rotaryTable()
-	if err != nil {
-		return err
-	}
 	p := d.plan
+	_, pairs := p.rotaryShape()
 	if l.kv == 0 || !d.unrotated(l.owner) {
 		pairs = 0
 	}
@@ -132,7 +126,7 @@ func (d *decoder) attendCache(l deviceLayer, y gpu.Ptr) error {
 	scale := float32(math.Log2E / math.Sqrt(float64(p.cfg.HeadSize())))
 	if !launch.fast {
 		return d.launchEarly(d.cacheVariant(), "decode_attention_plain", gpu.Grid{Blocks: [3]int{p.o.Rows * p.cfg.KVHeads}, Threads: [3]int{256}, Shared: launch.shared},
-			q, stride, keys, values, keyScales, valueScales, int32(p.capacity), q, stride, d.mem.seen, int32(p.cfg.Heads), int32(p.cfg.KVHeads), table, int32(pairs), scale)
+			q, stride, keys, values, keyScales, valueScales, int32(p.capacity), q, stride, d.mem.seen, int32(p.cfg.Heads), int32(p.cfg.KVHeads), d.mem.table, int32(pairs), scale)
 	}
 	name := "decode_attention"
 	if launch.wide {
@@ -143,7 +137,7 @@ func (d *decoder) attendCache(l deviceLayer, y gpu.Ptr) error {
 	}
 	return d.launchEarly(d.cacheVariant(), name, gpu.Grid{Blocks: [3]int{launch.blocks}, Threads: [3]int{launch.threads}, Shared: launch.shared},
 		q, stride, keys, values, keyScales, valueScales, int32(p.capacity), q, stride, d.mem.seen, d.mem.places, d.mem.partial, d.mem.arrived,
-		int32(p.cfg.Heads), int32(p.cfg.KVHeads), table, int32(pairs), scale)
+		int32(p.cfg.Heads), int32(p.cfg.KVHeads), d.mem.table, int32(pairs), scale)
 }
 
 // sideSMs are the multiprocessors that attention leaves to an MLP beside it; 0: none

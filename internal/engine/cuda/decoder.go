@@ -75,6 +75,7 @@ type decodeMemory struct {
 	places                 gpu.Ptr // see decode_begin
 	partial, arrived       gpu.Ptr // see decode_attention
 	sampling               gpu.Ptr
+	table                  gpu.Ptr // of rotary: cosine and sine [positions, pairs]
 	workspace              gpu.Ptr
 	sideWorkspace          gpu.Ptr
 }
@@ -121,7 +122,7 @@ func (d *decoder) Resize(o engine.DecodeOptions) error {
 			return err
 		}
 		d.plan = plan
-		return inOrder(d.side.make, d.prepare, d.allocate, d.clear, d.warmUp, d.clear, d.capture)
+		return inOrder(d.side.make, d.prepare, d.allocate, d.fillTable, d.clear, d.warmUp, d.clear, d.capture)
 	})
 	if err == nil {
 		return nil
@@ -159,6 +160,8 @@ func (d *decoder) allocate() error {
 	take(&m.partial, attention.partialBytes(p.cfg))
 	take(&m.arrived, items*4)
 	take(&m.sampling, samplingSize)
+	positions, pairs := p.rotaryShape()
+	take(&m.table, int64(positions)*int64(pairs)*8)
 	take(&m.workspace, gpu.WorkspaceSize)
 	if d.beside() {
 		take(&m.sideWorkspace, gpu.WorkspaceSize)

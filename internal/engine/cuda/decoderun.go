@@ -49,11 +49,8 @@ func (d *decoder) fewName(name string) string {
 
 // fewLayer is layer for few rows: three kernels.
 func (d *decoder) fewLayer(l deviceLayer) error {
-	table, pairs, err := d.rotaryTable()
-	if err != nil {
-		return err
-	}
 	p := d.plan
+	_, pairs := p.rotaryShape()
 	rows, hidden, stride := p.o.Rows, p.cfg.HiddenSize, layerStride(l)
 	keys, values, _, _ := d.cached(l.owner)
 	return inOrder(
@@ -61,7 +58,7 @@ func (d *decoder) fewLayer(l deviceLayer) error {
 			return d.launchEarly(d.linearFile(), d.fewName("decode_few_split"),
 				gpu.Grid{Blocks: [3]int{(l.split.rows + 15) / 16}, Threads: [3]int{256}, Shared: fewShared(rows, hidden) + 8*rows*pairs},
 				d.mem.x, l.split.weight, l.split.bias, d.mem.y, int32(stride), int32(rows), int32(hidden), float32(p.cfg.LayerNormEps),
-				int32(l.kv), int32(l.query), int32(l.mlp), int32(p.cfg.HeadSize()), table, int32(pairs), d.mem.position, keys, values, int32(p.capacity),
+				int32(l.kv), int32(l.query), int32(l.mlp), int32(p.cfg.HeadSize()), d.mem.table, int32(pairs), d.mem.position, keys, values, int32(p.capacity),
 				flag(d.unrotated(l.owner)))
 		},
 		func() error { return d.attendCache(l, d.mem.y) },

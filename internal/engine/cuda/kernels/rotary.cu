@@ -5,9 +5,9 @@
 // position * base^(-p / pairs), in float32 as the reference implementation
 // computes them. Grid: ceil(length * pairs / 256) blocks of 256.
 extern "C" __global__ void __launch_bounds__(256) rotary_table(float2 *table, int length, int pairs, float base) {
-  const int at = blockIdx.x * 256 + threadIdx.x;
-  if (at >= length * pairs) return;
-  const int position = at / pairs, p = at - position * pairs;
+  const long long at = blockIdx.x * 256ll + threadIdx.x;
+  if (at >= (long long)length * pairs) return;
+  const int position = (int)(at / pairs), p = (int)(at - (long long)position * pairs);
   const float inverse = (float)(1.0 / pow((double)base, (double)p / pairs));
   const float angle = (float)position * inverse;
   table[at] = make_float2((float)cos((double)angle), (float)sin((double)angle));
