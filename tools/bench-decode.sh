@@ -15,7 +15,7 @@ cases=${CASES:-mlkv-6:1024 mlkv-6:256 mha-144:256 mha-144:1 mlkv-6:1024:8}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-MLKV_GOLDEN="$shared/golden" "$binary" -test.run 'Decode|Extend|Sampling|Dealt' -test.v 2>&1 | grep -E '^(---|ok|FAIL|PASS|panic)' | sort | uniq -c | sort -rn
+MLKV_GOLDEN="$shared/golden" "$binary" -test.run 'Decode|ManyRows|Extend|Sampling|Dealt' -test.v 2>&1 | grep -E '^(---|ok|FAIL|PASS|panic)' | sort | uniq -c | sort -rn
 
 for case in $cases; do
 	IFS=: read -r model rows bits <<<"$case:16"

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"testing"
 
 	"mlkv/internal/checkpoint"
@@ -104,23 +103,18 @@ func TestDecoderMatchesTheCPU(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(models)) {
 		t.Run(name, func(t *testing.T) {
 			matchCPU(t, models[name], most, []matchCase{
-				{exact, 3, 0, 2e-5}, {exact, 3, 8, 2e-2}, {rounded, 3, 0, 4e-2}, {rounded, 11, 0, 4e-2}, {rounded, most, 0, 4e-2}, {rounded, most, 8, 4e-2},
+				{exact, 3, 0, 5e-6}, {exact, 3, 8, 5e-3}, {rounded, 3, 0, 1e-2}, {rounded, 11, 0, 1e-2}, {rounded, most, 0, 1e-2}, {rounded, most, 8, 1e-2},
 			})
 		})
 	}
 }
 
-// TestDecoderBesideAttention is the same for so many rows that MLPs are taken beside
-// attention.
-func TestDecoderBesideAttention(t *testing.T) {
+// TestManyRowsMatchTheCPU is the same for more rows than one tile of the products has.
+func TestManyRowsMatchTheCPU(t *testing.T) {
 	const most = 70
 	e := openGPU(t, Options{})
 	for _, name := range []string{"before 0_0_2 1", "after 0_1_1_3 2"} {
-		cfg := decodeModels(t, 256, 512, 4)[name]
-		if p, err := planDecoder(pad(cfg), engine.DecodeOptions{Rows: most, MaxSize: 160}, 2); err != nil || !p.overlaps() {
-			t.Fatalf("%s: MLPs are not taken beside attention (%v)", name, err)
-		}
-		matchCPU(t, cfg, most, []matchCase{{e, most, 0, 4e-2}, {e, most, 8, 4e-2}})
+		matchCPU(t, decodeModels(t, 256, 512, 4)[name], most, []matchCase{{e, most, 0, 1e-2}, {e, most, 8, 1e-2}})
 	}
 }
 
@@ -405,9 +399,6 @@ var decodeCases = []struct {
 // BenchmarkDecode times steps like the PyTorch program bench_decode.py.
 func BenchmarkDecode(b *testing.B) {
 	const filled, steps = 2000, 48
-	if n, err := strconv.Atoi(os.Getenv("MLKV_SIDE_SMS")); err == nil {
-		sideSMs = n
-	}
 	e := openGPU(b, Options{})
 	for _, c := range decodeCases {
 		b.Run(fmt.Sprintf("%s_x%d_%dbit", c.model, c.rows, c.bits), func(b *testing.B) {

@@ -49,9 +49,6 @@ func (d *decoder) attentionLaunch() (decodeLaunch, error) {
 	teams := int(c[0]) // of a block, of 128 threads each
 	l.fast, l.threads, l.unit, l.slot = true, 128*teams, int(c[1]), int(c[2])
 	l.blocks = d.info.SMs
-	if d.beside() {
-		l.blocks -= sideSMs
-	}
 	l.teams, l.shared = l.blocks*teams, 4*teams*max(int(c[3]), 4*group*l.slot)
 	return l, nil
 }
@@ -64,11 +61,6 @@ func (d *decoder) few() bool {
 	shared := p.o.Rows * (widest + 64) * 2
 	return d.elem == gpu.BFloat16 && p.bits == 16 && cfg.ParallelResidual && cfg.KVIntermediateSize == 0 &&
 		p.o.Rows <= fewRows && shared+fewStatic <= d.info.SharedMemory
-}
-
-// beside says whether MLPs are taken beside attention.
-func (d *decoder) beside() bool {
-	return d.plan.overlaps() && d.plan.cfg.KVIntermediateSize == 0 && sideSMs > 0 && d.info.SMs > 4*sideSMs
 }
 
 const (
@@ -133,13 +125,7 @@ func (d *decoder) products(rows int) []gpu.Product {
 	}
 	var list []gpu.Product
 	for _, l := range d.weights.layers {
-		b := batch{tokens: rows}
-		products := d.layerProducts(l, b)
-		if d.beside() {
-			split, in, out, attended := d.sideProducts(l, b)
-			products = []decodeProduct{split, in, out, attended}
-		}
-		for _, o := range products {
+		for _, o := range d.layerProducts(l, batch{tokens: rows}) {
 			list = append(list, o.describe(d.elem, rows))
 		}
 	}

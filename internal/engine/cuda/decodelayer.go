@@ -80,14 +80,8 @@ func (d *decoder) cached(owner int) (keys, values, keyScales, valueScales gpu.Pt
 	return at(k), at(v), at(ks), at(vs)
 }
 
-// splitHeads runs decode_split on all columns of a layer.
+// splitHeads runs decode_split.
 func (d *decoder) splitHeads(l deviceLayer, b batch) error {
-	return d.splitColumns(l, b, layerStride(l))
-}
-
-// splitColumns runs decode_split on the columns that l tells, in rows of the given
-// stride.
-func (d *decoder) splitColumns(l deviceLayer, b batch, stride int) error {
 	p := d.plan
 	_, pairs := p.rotaryShape()
 	keys, values, keyScales, valueScales := d.cached(l.owner)
@@ -105,7 +99,7 @@ func (d *decoder) splitColumns(l deviceLayer, b batch, stride int) error {
 		shared = l.kv
 	}
 	return d.launchEarly(d.stepVariant(), "decode_split", gpu.Grid{Blocks: [3]int{tokens}, Threads: [3]int{256}, Shared: shared},
-		b.y, int32(stride), l.split.bias, int32(l.kv), int32(l.query), int32(l.mlp), int32(p.cfg.HeadSize()), d.mem.table, int32(pairs),
+		b.y, int32(layerStride(l)), l.split.bias, int32(l.kv), int32(l.query), int32(l.mlp), int32(p.cfg.HeadSize()), d.mem.table, int32(pairs),
 		positions, int32(first), int32(length), int32(p.capacity), int32(p.o.Rows), keys, values, keyScales, valueScales, int32(p.capacity),
 		flag(d.unrotated(l.owner)), borrowed)
 }
@@ -138,59 +132,4 @@ func (d *decoder) attendCache(l deviceLayer, y gpu.Ptr) error {
 	return d.launchEarly(d.cacheVariant(), name, gpu.Grid{Blocks: [3]int{launch.blocks}, Threads: [3]int{launch.threads}, Shared: launch.shared},
 		q, stride, keys, values, keyScales, valueScales, int32(p.capacity), q, stride, d.mem.seen, d.mem.places, d.mem.partial, d.mem.arrived,
 		int32(p.cfg.Heads), int32(p.cfg.KVHeads), d.mem.table, int32(pairs), scale)
-}
-
-// sideSMs are the multiprocessors that attention leaves to an MLP beside it; 0: none
-// is taken beside it.
-var sideSMs = 12
-
-// multiplyBeside puts a product in bf16 into the side stream.
-func (d *decoder) multiplyBeside(p decodeProduct, rows int) error {
-	m, err := d.product(p.describe(d.elem, rows))
-	if err != nil {
-		return err
-	}
-	return m.Run(d.side.stream, gpu.Operands{A: p.in, B: p.m.weight, C: p.out, D: p.out, Vector: p.m.bias, Workspace: d.mem.sideWorkspace})
-}
-
-// sideProducts are those of a layer whose MLP is taken beside attention: to keys,
-// values and queries, to the MLP's inner layer, back from it, and from attention.
-func (d *decoder) sideProducts(l deviceLayer, b batch) (split, in, out, attended decodeProduct) {
-	heads, stride, elem := 2*l.kv+l.query, layerStride(l), d.plan.elem
-	inner := d.offset(b.y, heads)
-	split = decodeProduct{m: l.split.outputs(0, heads, elem), in: b.normed, inStride: l.split.cols, out: b.y, outStride: stride}
-	in = decodeProduct{m: l.split.outputs(heads, l.mlp, elem), in: b.normed, inStride: l.split.cols, out: inner, outStride: stride}
-	out = decodeProduct{m: l.out.inputs(l.query, l.mlp, elem), in: inner, inStride: stride, out: b.x, outStride: l.out.rows, add: true}
-	attended = decodeProduct{m: l.out.inputs(0, l.query, elem), in: d.queries(l, b.y), inStride: stride, out: b.x, outStride: l.out.rows, add: true, bias: true}
-	return split, in, out, attended
-}
-
-// layerBeside is layer with the MLP in a stream of its own.
-func (d *decoder) layerBeside(l deviceLayer, b batch) error {
-	split, in, out, attended := d.sideProducts(l, b)
-	heads := 2*l.kv + l.query
-	bias := l.split.bias + gpu.Ptr(4*heads)
-	heading := l
-	heading.mlp = 0
-	side := d.side.stream
-	return inOrder(
-		func() error { return d.norm(b.x, null, null, b.normed, b.tokens) },
-		func() error { return d.side.fork.Record(d.stream) },
-		func() error { return side.Wait(d.side.fork) },
-		func() error { return d.multiplyBeside(in, b.tokens) },
-		func() error { return d.multiplyRows(split, b.tokens) },
-		func() error {
-			k, err := d.kernels.kernel(d.stepVariant(), "decode_gelu")
-			if err != nil {
-				return err
-			}
-			return k.Launch(side, eights(b.tokens*l.mlp), in.out, bias, int32(b.tokens), int32(l.mlp), int32(layerStride(l)))
-		},
-		func() error { return d.multiplyBeside(out, b.tokens) },
-		func() error { return d.side.join.Record(side) },
-		func() error { return d.splitColumns(heading, b, layerStride(l)) },
-		func() error { return d.attendCache(l, b.y) },
-		func() error { return d.stream.Wait(d.side.join) },
-		func() error { return d.multiplyRows(attended, b.tokens) },
-	)
 }

@@ -101,18 +101,6 @@ func (p decodePlan) stepFloor(length int) int64 {
 	return weights*p.elem + int64(p.cfg.Layers)*int64(p.o.Rows)*int64(length)*perPosition
 }
 
-// overlaps says whether a step takes a layer's MLP beside its attention, which waits
-// for memory while the MLP multiplies: where the MLP is worth it, at 600 TFLOP/s at
-// least a thirtieth of the time that the full cache takes at 3 TB/s.
-func (p decodePlan) overlaps() bool {
-	if !p.cfg.ParallelResidual || p.elem != 2 || p.o.Rows < 64 {
-		return false
-	}
-	operations := 4 * int64(p.cfg.HiddenSize) * int64(p.cfg.IntermediateSize)
-	bytes := 2 * int64(p.cfg.KVSize()) * int64(p.bits) / 8 * int64(p.capacity)
-	return operations > 6*bytes
-}
-
 // prefillTokens bounds the tokens that are read at a time, the padding counted.
 const prefillTokens = 8192
 

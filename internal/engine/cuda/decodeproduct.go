@@ -29,7 +29,6 @@ func (p decodeProduct) describe(elem gpu.Type, rows int) gpu.Product {
 	if p.inStride != p.m.cols {
 		d.StrideA = p.inStride
 	}
-	d.StrideB = p.m.stride
 	if p.outStride != p.m.rows {
 		d.StrideD, d.StrideC = p.outStride, p.outStride
 	}

@@ -28,39 +28,6 @@ type decoder struct {
 	events  [ringSlots]gpu.Event
 	step    *gpu.Graph
 	lengths []int // tokens of each row in the cache
-	side    sideStream
-}
-
-// sideStream runs MLPs beside attention.
-type sideStream struct {
-	stream     gpu.Stream
-	fork, join gpu.Event
-	open       bool
-}
-
-func (s *sideStream) make() (err error) {
-	if s.open {
-		return nil
-	}
-	if s.stream, err = gpu.NewStream(); err != nil {
-		return err
-	}
-	if s.fork, err = gpu.NewEvent(false); err != nil {
-		return err
-	}
-	if s.join, err = gpu.NewEvent(false); err != nil {
-		return err
-	}
-	s.open = true
-	return nil
-}
-
-func (s *sideStream) close() error {
-	if !s.open {
-		return nil
-	}
-	s.open = false
-	return errors.Join(s.stream.Destroy(), s.fork.Destroy(), s.join.Destroy())
 }
 
 // decodeMemory are the addresses of what a decoder keeps for its capacity.
@@ -77,7 +44,6 @@ type decodeMemory struct {
 	sampling               gpu.Ptr
 	table                  gpu.Ptr // of rotary: cosine and sine [positions, pairs]
 	workspace              gpu.Ptr
-	sideWorkspace          gpu.Ptr
 }
 
 // Decoder implements engine.Engine.
@@ -122,7 +88,7 @@ func (d *decoder) Resize(o engine.DecodeOptions) error {
 			return err
 		}
 		d.plan = plan
-		return inOrder(d.side.make, d.prepare, d.allocate, d.fillTable, d.clear, d.warmUp, d.clear, d.capture)
+		return inOrder(d.prepare, d.allocate, d.fillTable, d.clear, d.warmUp, d.clear, d.capture)
 	})
 	if err == nil {
 		return nil
@@ -163,9 +129,6 @@ func (d *decoder) allocate() error {
 	positions, pairs := p.rotaryShape()
 	take(&m.table, int64(positions)*int64(pairs)*8)
 	take(&m.workspace, gpu.WorkspaceSize)
-	if d.beside() {
-		take(&m.sideWorkspace, gpu.WorkspaceSize)
-	}
 	if limit := p.o.MemoryLimit; limit > 0 && d.weights.arena.Size()+p.cacheBytes()+size > limit {
 		return fmt.Errorf("%w: %d bytes of the %d allowed", gpu.ErrOutOfMemory, d.weights.arena.Size()+p.cacheBytes()+size, limit)
 	}
@@ -270,7 +233,7 @@ func (d *decoder) Memory() engine.Memory {
 // Close implements engine.Decoder.
 func (d *decoder) Close() error {
 	return d.gpu.Do(func() error {
-		err := errors.Join(d.release(), d.side.close())
+		err := d.release()
 		if d.weights != nil {
 			err = errors.Join(err, d.weights.arena.Free())
 			d.weights = nil

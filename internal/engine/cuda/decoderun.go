@@ -21,15 +21,12 @@ func (d *decoder) forward() error {
 		int32(p.cfg.KVHeads), int32(launch.unit), d.mem.places, int32(launch.teams)); err != nil {
 		return err
 	}
-	few, beside := d.few(), d.beside()
+	few := d.few()
 	b := batch{tokens: p.o.Rows, x: d.mem.x, normed: d.mem.normed, y: d.mem.y, inner: d.mem.inner}
 	for i, l := range d.weights.layers {
-		switch {
-		case few:
+		if few {
 			err = d.fewLayer(l)
-		case beside:
-			err = d.layerBeside(l, b)
-		default:
+		} else {
 			err = d.layer(l, b)
 		}
 		if err != nil {

@@ -15,18 +15,7 @@ import (
 // activations, the bias in float32.
 type deviceMap struct {
 	rows, cols   int
-	stride       int // elements from a row of the weight to the next; 0: cols
 	weight, bias gpu.Ptr
-}
-
-// outputs is the part of a map to n outputs from the first on.
-func (m *deviceMap) outputs(first, n int, elem int64) *deviceMap {
-	return &deviceMap{rows: n, cols: m.cols, weight: m.weight + gpu.Ptr(int64(first)*int64(m.cols)*elem), bias: m.bias + gpu.Ptr(first*4)}
-}
-
-// inputs is the part of a map of n inputs from the first on.
-func (m *deviceMap) inputs(first, n int, elem int64) *deviceMap {
-	return &deviceMap{rows: m.rows, cols: n, stride: m.cols, weight: m.weight + gpu.Ptr(int64(first)*elem), bias: m.bias}
 }
 
 // deviceLayer is a packedLayer in device memory.

@@ -20,7 +20,7 @@ struct Cache {
 #if STORAGE == 16 && (HEAD_SIZE == 64 || HEAD_SIZE == 128)
 
 // A team of 4 warps works by itself on its share; TEAMS fill a multiprocessor as one
-// block, so that a grid of fewer blocks leaves whole multiprocessors to others.
+// block.
 const int WARPS = 4;
 const int TEAM = WARPS * 32;
 const int TEAMS = HEAD_SIZE == 64 ? 3 : 2;
