@@ -396,6 +396,21 @@ var decodeCases = []struct {
 	{"MHA-144", 32, 16}, {"MLKV-6", 1, 16}, {"MLKV-6", 32, 16}, {"MHA-144", 256, 8},
 }
 
+// stepFloor is the least number of bytes that a step moves at a length: the weights
+// that every row shares, once, and in every layer its owner's keys and values.
+func (p decodePlan) stepFloor(length int) int64 {
+	head := int64(p.cfg.VocabSize) * int64(p.cfg.HiddenSize)
+	weights := int64(p.cfg.Parameters()) - head // the table of embeddings is looked up only
+	if p.cfg.TiedEmbeddings {
+		weights += head
+	}
+	perPosition := 2 * int64(p.cfg.KVSize()) * int64(p.bits) / 8
+	if p.bits == 8 {
+		perPosition += 2 * int64(p.cfg.KVHeads) * 2
+	}
+	return weights*p.elem + int64(p.cfg.Layers)*int64(p.o.Rows)*int64(length)*perPosition
+}
+
 // BenchmarkDecode times steps like the PyTorch program bench_decode.py.
 func BenchmarkDecode(b *testing.B) {
 	const filled, steps = 2000, 48

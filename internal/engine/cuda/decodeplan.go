@@ -86,21 +86,6 @@ func (p decodePlan) place(owner int) (keys, values, keyScales, valueScales int64
 	return int64(2*i) * each, int64(2*i+1) * each, scales + int64(2*i)*p.positions()*2, scales + int64(2*i+1)*p.positions()*2
 }
 
-// stepFloor is the least number of bytes that a step moves at a length: the weights
-// that every row shares, once, and in every layer its owner's keys and values.
-func (p decodePlan) stepFloor(length int) int64 {
-	head := int64(p.cfg.VocabSize) * int64(p.cfg.HiddenSize)
-	weights := int64(p.cfg.Parameters()) - head // the table of embeddings is looked up only
-	if p.cfg.TiedEmbeddings {
-		weights += head
-	}
-	perPosition := 2 * int64(p.cfg.KVSize()) * int64(p.bits) / 8
-	if p.bits == 8 {
-		perPosition += 2 * int64(p.cfg.KVHeads) * 2
-	}
-	return weights*p.elem + int64(p.cfg.Layers)*int64(p.o.Rows)*int64(length)*perPosition
-}
-
 // prefillTokens bounds the tokens that are read at a time, the padding counted.
 const prefillTokens = 8192
 
