@@ -20,9 +20,8 @@ type batch struct {
 	counted      int
 }
 
-// pieceTokens is the greatest length at which calibration rows are run: what
-// attention costs grows with it, while second moments of activations hardly
-// depend on it.
+// pieceTokens is the greatest length at which calibration rows are run; what
+// attention costs grows with it.
 const pieceTokens = 1024
 
 // newBatches lays calibration rows out in batches of one shape. Rows longer
