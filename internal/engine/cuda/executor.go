@@ -56,22 +56,6 @@ func (d *device) product(p gpu.Product) (*gpu.Matmul, error) {
 	return m, nil
 }
 
-// replacing makes the product ready that writes where p, which is ready, adds. It
-// takes the same algorithm, so that both are tuned at once.
-func (d *device) replacing(p gpu.Product) error {
-	other := d.plans[p]
-	p.Add, p.StrideC = false, 0
-	if d.plans[p] != nil {
-		return nil
-	}
-	m, err := d.blas.PlanLike(d.stream, p, other)
-	if err != nil {
-		return err
-	}
-	d.plans[p] = m
-	return nil
-}
-
 // executor runs a program's operations in the memory of its owner.
 type executor struct {
 	*device
@@ -151,7 +135,8 @@ func (x *executor) prepare() error {
 				return err
 			}
 			if p.Add && x.replace[o] {
-				if err := x.replacing(p); err != nil {
+				p.Add, p.StrideC = false, 0
+				if _, err := x.product(p); err != nil {
 					return err
 				}
 			}

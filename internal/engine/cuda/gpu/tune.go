@@ -40,21 +40,6 @@ func (b *Blas) Plan(s Stream, p Product) (*Matmul, error) {
 	return m, nil
 }
 
-// PlanLike makes a product ready by the algorithm of one that differs from it only
-// in whether it adds.
-func (b *Blas) PlanLike(s Stream, p Product, other *Matmul) (*Matmul, error) {
-	m := &Matmul{p: p, blas: b, algo: other.algo}
-	shape := p.shape()
-	if err := blasCheck("product "+p.String(), C.mlkv_lt_plan_create(&shape, &m.plan)); err != nil {
-		return nil, err
-	}
-	if C.mlkv_lt_check(b.handle, m.plan, &m.algo, WorkspaceSize) != 0 {
-		m.Close()
-		return b.Plan(s, p)
-	}
-	return m, nil
-}
-
 // restore takes an algorithm from the cache if it still fits.
 func (m *Matmul) restore(data []byte, ok bool) bool {
 	if !ok || len(data) != int(unsafe.Sizeof(m.algo)) {
