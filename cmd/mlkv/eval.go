@@ -58,13 +58,14 @@ command is given again. Several checkpoints have a folder each below --out.`,
 			o.Shots, o.Text = eval.Shots{Count: c.Eval.Shots, Split: c.Eval.ShotsSplit}, c.Eval.Text
 			o.Heldout, o.RowLength = evalHeldout(c), c.Data.RowLength
 			o.Device, o.Config = a.device(c), c
+			o.Device.Precision = c.Eval.Precision
 			return eval.Run(cmd.Context(), o, a.Streams)
 		},
 	}
 	for _, b := range []struct{ key, flag, usage string }{
 		{"work", "work", "`folder` of the row: uptrain/model or converted is read, eval/ is written"},
 		{"device", "device", "auto, cpu, cuda or cuda:N"},
-		{"precision", "precision", "of a GPU: bf16 or float32"},
+		{"eval.precision", "precision", "of a GPU: float32, or bf16, which is faster and less exact"},
 		{"threads", "threads", "CPU threads; 0 takes all"},
 		{"eval.tasks", "tasks", "tasks: arc_easy, boolq, lambada_openai, piqa, sciq, wikitext, text, heldout"},
 		{"eval.data", "data", "`folder` of task files"},

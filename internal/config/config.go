@@ -117,6 +117,7 @@ type Eval struct {
 	Text        []string `yaml:"text"`         // files for the text task
 	Heldout     []string `yaml:"heldout"`      // shards or text for the heldout task
 	Limit       int      `yaml:"limit"`        // documents a task; 0: all
+	Precision   string   `yaml:"precision"`    // of a GPU; eval does not read Config.Precision
 	BatchTokens int      `yaml:"batch_tokens"` // tokens scored together; 0: what suits the device
 	LogSamples  bool     `yaml:"log_samples"`
 }
@@ -154,7 +155,7 @@ func Default() Config {
 			TensorBoard: true, Recompute: "none", OnNaN: "stop",
 		},
 		Eval: Eval{
-			Tasks: []string{"arc_easy", "lambada_openai", "piqa", "sciq"},
+			Tasks: []string{"arc_easy", "lambada_openai", "piqa", "sciq"}, Precision: "float32",
 		},
 		// The MLKV authors' measure_memory.py: 2,000 tokens in the cache, one
 		// more to begin with, 47 steps.

@@ -111,6 +111,8 @@ func TestEveryKeyByEveryMeans(t *testing.T) {
 			return "skip"
 		case "eval.tasks":
 			return "boolq"
+		case "eval.precision":
+			return "bf16"
 		case "measure.lengths":
 			return "16,32"
 		case "measure.cache_bits":

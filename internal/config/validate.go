@@ -102,6 +102,7 @@ func (c Config) problems() []problem {
 	}
 	k.atLeast("eval.shots", c.Eval.Shots, 0)
 	k.atLeast("eval.limit", c.Eval.Limit, 0)
+	k.oneOf("eval.precision", c.Eval.Precision, Precisions)
 	k.atLeast("eval.batch_tokens", c.Eval.BatchTokens, 0)
 	c.Measure.check(k)
 	return k.problems
