@@ -1,8 +1,6 @@
 package convert
 
 import (
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,35 +120,14 @@ func (c Calibration) readText(model string, n amount) ([][]int32, map[string]str
 // appendText encodes documents of an input, each followed by the token that
 // ends it, until there are want tokens.
 func appendText(stream []int32, want int, in source.Input, tok *tokenizer.Tokenizer) ([]int32, error) {
-	src, err := in.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close()
-	var text strings.Builder
-	for {
-		block, err := src.Next()
-		if errors.Is(err, io.EOF) {
-			return stream, nil
-		}
+	for document, err := range in.Encoded(tok.Encode) {
 		if err != nil {
 			return nil, err
 		}
-		for d, err := range block.Documents() {
-			if err != nil {
-				return nil, err
-			}
-			for _, t := range d.Tokens {
-				stream = append(stream, int32(t))
-			}
-			if text.WriteString(d.Text); d.More {
-				continue
-			}
-			stream = append(stream, tok.Encode(text.String())...)
-			text.Reset()
-			if stream = append(stream, tok.EOS()); len(stream) >= want {
-				return stream, nil
-			}
+		stream = append(append(stream, document...), tok.EOS())
+		if len(stream) >= want {
+			break
 		}
 	}
+	return stream, nil
 }

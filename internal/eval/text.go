@@ -1,8 +1,6 @@
 package eval
 
 import (
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,7 +86,8 @@ func shardRows(path string, tok *tokenizer.Tokenizer, window int) ([]sequence, e
 	return out, nil
 }
 
-// documents encodes every document of the inputs into one stream.
+// documents encodes every document of the inputs into one stream, each ended by the
+// token that ends documents.
 func documents(paths []string, tok *tokenizer.Tokenizer) ([]int32, error) {
 	inputs, err := source.Find(paths, source.Options{})
 	if err != nil {
@@ -96,44 +95,15 @@ func documents(paths []string, tok *tokenizer.Tokenizer) ([]int32, error) {
 	}
 	var stream []int32
 	for _, in := range inputs {
-		if stream, err = appendDocuments(stream, in, tok); err != nil {
-			return nil, ui.Inputf("held-out text: %w", err)
-		}
-	}
-	return stream, nil
-}
-
-// appendDocuments encodes the documents of one input.
-func appendDocuments(stream []int32, in source.Input, tok *tokenizer.Tokenizer) ([]int32, error) {
-	src, err := in.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer src.Close()
-	var text strings.Builder
-	for {
-		block, err := src.Next()
-		if errors.Is(err, io.EOF) {
-			return stream, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		for d, err := range block.Documents() {
+		for document, err := range in.Encoded(tok.Encode) {
 			if err != nil {
-				return nil, err
+				return nil, ui.Inputf("held-out text: %w", err)
 			}
-			for _, t := range d.Tokens {
-				stream = append(stream, int32(t))
-			}
-			if text.WriteString(d.Text); d.More {
-				continue
-			}
-			stream = append(stream, tok.Encode(text.String())...)
-			text.Reset()
+			stream = append(stream, document...)
 			if n := len(stream); n > 0 && stream[n-1] != tok.EOS() {
 				stream = append(stream, tok.EOS())
 			}
 		}
 	}
+	return stream, nil
 }
