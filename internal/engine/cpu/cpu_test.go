@@ -11,6 +11,7 @@ import (
 	"gorgonia.org/tensor"
 	"mlkv/internal/blas"
 	"mlkv/internal/engine"
+	"mlkv/internal/engine/enginetest"
 	"mlkv/internal/graph"
 	"mlkv/internal/model"
 )
@@ -29,6 +30,11 @@ func small(t testing.TB, owners string, kvHeads int, where model.KeyRotary) mode
 	c.RotaryPct, c.IntermediateSize, c.MaxPositions = 0.5, 90, 64
 	return c
 }
+
+// weightsOf is a set of arrays by parameter.
+type weightsOf map[string][]float32
+
+func (w weightsOf) Float32(name string) ([]float32, error) { return w[name], nil }
 
 // random gives every parameter seeded values large enough to matter.
 func random(cfg model.Config, seed uint64) weightsOf {
@@ -121,7 +127,7 @@ func checkDecoding(t *testing.T, cfg model.Config) {
 		}
 		for r := range seqs {
 			at := prompts[r] + step - 1
-			compare(t, fmt.Sprintf("row %d, logits after token %d", r, at), logits[r*v:(r+1)*v], full[r][at*v:(at+1)*v], 1e-4)
+			enginetest.Compare(t, fmt.Sprintf("row %d, logits after token %d", r, at), logits[r*v:(r+1)*v], full[r][at*v:(at+1)*v], 1e-4)
 		}
 		if prompts[1]+step == length {
 			break
@@ -219,7 +225,7 @@ func TestAccumulation(t *testing.T) {
 		if math.Abs(steps[i].Loss-steps[0].Loss) > 1e-5 || math.Abs(steps[i].GradNorm-steps[0].GradNorm) > 1e-4*steps[0].GradNorm || steps[i].Tokens != 37 {
 			t.Errorf("step %+v, in one batch %+v", steps[i], steps[0])
 		}
-		compare(t, "first moments", weights[i], weights[0], 1e-4)
+		enginetest.Compare(t, "first moments", weights[i], weights[0], 1e-4)
 	}
 }
 
@@ -363,7 +369,7 @@ func TestCollector(t *testing.T) {
 				want[n*kv+o] = float32(sum)
 			}
 		}
-		compare(t, name, a.Key, want, 1e-5)
+		enginetest.Compare(t, name, a.Key, want, 1e-5)
 		return nil
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"mlkv/internal/blas"
 	"mlkv/internal/engine"
+	"mlkv/internal/engine/enginetest"
 	"mlkv/internal/model"
 )
 
@@ -176,7 +177,7 @@ func TestDistillOfItself(t *testing.T) {
 			for i := range want {
 				want[i] *= 1 - weight
 			}
-			compare(t, "gradient of "+p.Name, tr.gradient(p.Name), want, 1e-4)
+			enginetest.Compare(t, "gradient of "+p.Name, tr.gradient(p.Name), want, 1e-4)
 		}
 		if s := update(t, tr, 0); math.Abs(s.Divergence) > 1e-6 || math.Abs(s.Loss-(1-weight)*s.CrossEntropy) > 1e-5 {
 			t.Errorf("temperature %g: step %+v, expected no divergence", temperature, s)
@@ -252,7 +253,7 @@ func TestDistillAccumulation(t *testing.T) {
 		if math.Abs(got.Loss-want.Loss) > 1e-5 || math.Abs(got.CrossEntropy-want.CrossEntropy) > 1e-5 || math.Abs(got.Divergence-want.Divergence) > 1e-5 || got.Tokens != want.Tokens {
 			t.Errorf("%d rows at a time: step %+v, in one batch %+v", rows, got, want)
 		}
-		compare(t, "first moments", moments, state, 1e-4)
+		enginetest.Compare(t, "first moments", moments, state, 1e-4)
 	}
 	_, threaded := run(6, 3)
 	same(t, "three threads", threaded, state)
