@@ -69,7 +69,7 @@ func Run(ctx context.Context, o Options, s ui.Streams) error {
 		return err
 	}
 	if !o.JSON {
-		_, err := fmt.Fprintf(s.Out, "%s: %s parameters, format %s, %s\n", r.Output, ui.Integer(r.Parameters), r.Format, r.DType)
+		_, err := fmt.Fprintf(s.Out, "%s: %s parameters, format %s, %s\n", r.Output, ui.FormatInt(int64(r.Parameters)), r.Format, r.DType)
 		return err
 	}
 	enc := json.NewEncoder(s.Out)

@@ -48,7 +48,7 @@ func TestThereAndBack(t *testing.T) {
 				{Source: source, Output: theirs, Format: checkpoint.Authors},
 				{Source: theirs, Output: again},
 			} {
-				if out, err := run(t, o); err != nil || !strings.Contains(out, " parameters, format ") {
+				if out, err := run(t, o); err != nil || !strings.Contains(out, ": "+ui.FormatInt(int64(cfg.Parameters()))+" parameters, format ") {
 					t.Fatalf("printed %q: %v", out, err)
 				}
 			}
