@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 
 	"mlkv/internal/checkpoint"
 	"mlkv/internal/engine"
@@ -66,6 +67,9 @@ func (o Options) validate() error {
 	}
 	if o.MaxTokens < 1 {
 		return ui.Usagef("max-tokens: expected 1 or more, found %d", o.MaxTokens)
+	}
+	if bits := []int{0, 8, 16, 32}; !slices.Contains(bits, o.CacheBits) {
+		return ui.Usagef("cache-bits: expected one of %v, found %d", bits, o.CacheBits)
 	}
 	if err := o.Sampling.Validate(); err != nil {
 		return ui.Usagef("%w", err)

@@ -100,6 +100,7 @@ func TestRunRefuses(t *testing.T) {
 	}{
 		{"no prompt", Options{Model: dir, MaxTokens: 1}, ui.ExitUsage, "--prompt"},
 		{"no tokens", Options{Model: dir, Prompts: []string{"x"}}, ui.ExitUsage, "max-tokens"},
+		{"bits of the cache", Options{Model: dir, Prompts: []string{"x"}, MaxTokens: 1, CacheBits: 5}, ui.ExitUsage, "cache-bits"},
 		{"a prompt beyond the context", Options{Model: dir, Prompts: []string{"x", strings.Repeat("x", 40)}, MaxTokens: 1}, ui.ExitUsage, "prompt 2: 40 tokens"},
 		{"a negative temperature", Options{Model: dir, Prompts: []string{"x"}, MaxTokens: 1, Sampling: Sampling{Temperature: -1}}, ui.ExitUsage, "temperature"},
 		{"no model", Options{Model: "nowhere", Prompts: []string{"x"}, MaxTokens: 1}, ui.ExitInput, "nowhere"},
