@@ -9,13 +9,35 @@
 # CORPUS holds train-*.jsonl.zst and val.jsonl.zst. The base and the first seven
 # rows take about 8 minutes on an H100 with 16 cores, and 20 GB in WORK. Rows come
 # in the order of their importance; one that would not end within LIMIT seconds of
-# the start is left out. SIZE, STEPS, ROWS, LENGTH and RATE change the sizes, to
-# try the script out.
+# the start is left out. ONLY, a regular expression, chooses among them; SIZE,
+# STEPS, ROWS, LENGTH and RATE change the sizes, to try the script out.
 set -euo pipefail
 mlkv=$(realpath "$1") corpus=$(realpath "$2") tokenizer=$(realpath "$3")
 mkdir -p "$4"
 work=$(realpath "$4")
 limit=${LIMIT:-570} size=${SIZE:-pythia-160m} rows=${ROWS:-24} length=${LENGTH:-2048} steps=${STEPS:-163}
+
+rate=${RATE:-2e-4}
+# name, start, converted folder, peak rate, weight of the divergence
+list=$(grep -E -- "${ONLY:-.}" <<LIST
+MHA-144 -        base/model      6e-4    0
+MLKV-48 pooling  mlkv-48         6e-4    0
+MLKV-6  pooling  mlkv-6          6e-4    0
+MLKV-6  absorb   mlkv-6-absorb   $rate   0.9
+MLKV-6  absorb   mlkv-6-absorb   $rate   0
+MLKV-2  pooling  mlkv-2          6e-4    0
+MLKV-2  absorb   mlkv-2-absorb   $rate   0.9
+MLKV-2  absorb   mlkv-2-absorb   $rate   0
+MHA-144 -        base/model      $rate   0
+MLKV-6  absorb   mlkv-6-absorb   4e-4    0.9
+MLKV-6  absorb   mlkv-6-absorb   $rate   0.5
+MHA-144 -        base/model      $rate   0.9
+MLKV-6  weighted mlkv-6-weighted $rate   0.9
+MLKV-6  absorb   mlkv-6-absorb   6e-4    0
+MLKV-6  refit    mlkv-6-refit    $rate   0.9
+MLKV-48 absorb   mlkv-48-absorb  $rate   0.9
+LIST
+)
 
 say() { printf '[%3d s] %s\n' "$SECONDS" "$*" >&2; }
 
@@ -37,11 +59,12 @@ uptrain() {
 	rm -rf "$out/checkpoints"
 }
 
-# convert NAME LAYERS HEADS OPTIONS... It leaves processors to the uptraining
-# beside it.
+# convert NAME LAYERS HEADS OPTIONS... converts the base if a row of the list wants
+# it. It leaves processors to the uptraining beside it.
 convert() {
 	local name=$1 layers=$2 heads=$3 begin=$EPOCHREALTIME
 	shift 3
+	[[ $list == *" $name "* ]] || return 0
 	if nice -n 19 "$mlkv" convert "$work/base/model" --threads "$(($(nproc) / 2))" --kv-layers "$layers" --kv-heads "$heads" --set data.row_length="$length" \
 		--out "$work/$name" "$@" >"$work/$name.log" 2>&1; then
 		awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f\n", b - a }' >"$work/$name.seconds"
@@ -52,7 +75,6 @@ convert() {
 }
 
 absorb=(--start absorb --calibration "$work/data" --calibration-rows "${CALIBRATION_ROWS:-16}")
-rate=${RATE:-2e-4}
 conversions() {
 	convert mlkv-48 4 12
 	convert mlkv-6 6 1
@@ -91,7 +113,6 @@ rm -rf "$work/init"
 say "base: $(json "$work/base/result.json" tokens) tokens, $(json "$work/base/result.json" tokens_per_second) a second, held-out loss $(json "$work/base/result.json" loss heldout_after)"
 conversions &
 
-# name, start, converted folder, peak rate, weight of the divergence
 slowest=0
 while read -r name start from peak distill; do
 	[ -z "$name" ] && continue
@@ -114,23 +135,6 @@ while read -r name start from peak distill; do
 	table+=("$name $start $peak $distill $(json "$out/result.json" loss heldout_before) $(json "$out/result.json" loss heldout_after) $took")
 	say "${table[-1]}"
 	rm -rf "$out"
-done <<-LIST
-	MHA-144 -        base/model      6e-4    0
-	MLKV-48 pooling  mlkv-48         6e-4    0
-	MLKV-6  pooling  mlkv-6          6e-4    0
-	MLKV-6  absorb   mlkv-6-absorb   $rate   0.9
-	MLKV-6  absorb   mlkv-6-absorb   $rate   0
-	MLKV-2  pooling  mlkv-2          6e-4    0
-	MLKV-2  absorb   mlkv-2-absorb   $rate   0.9
-	MLKV-2  absorb   mlkv-2-absorb   $rate   0
-	MHA-144 -        base/model      $rate   0
-	MLKV-6  absorb   mlkv-6-absorb   4e-4    0.9
-	MLKV-6  absorb   mlkv-6-absorb   $rate   0.5
-	MHA-144 -        base/model      $rate   0.9
-	MLKV-6  weighted mlkv-6-weighted $rate   0.9
-	MLKV-6  absorb   mlkv-6-absorb   6e-4    0
-	MLKV-6  refit    mlkv-6-refit    $rate   0.9
-	MLKV-48 absorb   mlkv-48-absorb  $rate   0.9
-LIST
+done <<<"$list"
 wait
 for f in "$work"/*.seconds; do say "$(basename "$f" .seconds): converted in $(cat "$f") s"; done
