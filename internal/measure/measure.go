@@ -99,7 +99,11 @@ func measureAll(ctx context.Context, o Options, eng engine.Engine, record *prove
 	defer out.Close()
 	for _, m := range o.Models {
 		r, ok := out.done[m.Name]
-		if !ok {
+		if ok {
+			if err := m.sameWeights(r.Checksum); err != nil {
+				return nil, err
+			}
+		} else {
 			if r, err = measureModel(ctx, o, eng, m, s); err != nil {
 				if errors.Is(err, context.Canceled) && o.Output != "" {
 					fmt.Fprintf(s.Err, "%s keeps %d of %d models; the same command goes on from there\n", out.path(journalName), len(out.done), len(o.Models))
@@ -175,6 +179,23 @@ func (o *Options) completeModels() error {
 			known = append(known, m.Name)
 		}
 		return ui.Usagef("baseline: expected one of the models measured (%q), found %q%s", known, o.Baseline, ui.DidYouMean(o.Baseline, known))
+	}
+	return nil
+}
+
+// sameWeights is an error where the checkpoint is not the one that an
+// interrupted measurement read.
+func (m Model) sameWeights(checksum string) error {
+	_, now, closeFiles, err := m.open(0)
+	if err != nil {
+		return err
+	}
+	if err := closeFiles(); err != nil {
+		return err
+	}
+	if now != checksum {
+		return ui.Usagef("%s: its weights changed since the measurement that this call goes on with (expected checksum %s, found %s); choose another --out or pass --force to begin anew",
+			m.Path, checksum, now)
 	}
 	return nil
 }

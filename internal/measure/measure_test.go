@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"mlkv/internal/checkpoint"
+	"mlkv/internal/checkpoint/fresh"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/cpu"
 	"mlkv/internal/engine/device"
@@ -361,6 +363,38 @@ func TestOutput(t *testing.T) {
 	write(append(journal, "{]\n"...))
 	if _, err := measureAll(t.Context(), o, eng, provenance.New(nil), s); ui.ExitCode(err) != ui.ExitInput || !strings.Contains(err.Error(), journalName+":3: damaged") {
 		t.Errorf("damaged journal: %v", err)
+	}
+}
+
+// TestWeightsChanged: an interrupted measurement does not go on with a checkpoint
+// that is not the one it read.
+func TestWeightsChanged(t *testing.T) {
+	o := options(t)
+	path := filepath.Join(t.TempDir(), "model")
+	save := func(seed int64) {
+		c := tiny(t, 4, 4)
+		if err := errors.Join(os.RemoveAll(path), os.Mkdir(path, 0o777), checkpoint.Write(path, c, fresh.New(c, seed), checkpoint.WriteOptions{})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save(1)
+	o.Models[0] = Model{Name: "MHA-16", Path: path}
+	o.Output = filepath.Join(t.TempDir(), "out")
+	o.Batches, o.ContextBatches, o.Memory = []int{1}, nil, 1<<20
+	if err := o.complete(); err != nil {
+		t.Fatal(err)
+	}
+	eng, s := cpu.Open(0), ui.Streams{Out: new(bytes.Buffer), Err: new(bytes.Buffer)}
+	if _, err := measureAll(t.Context(), o, &failing{Engine: eng, after: 1}, provenance.New(nil), s); !errors.Is(err, errFailing) {
+		t.Fatalf("failing: %v", err)
+	}
+	save(2)
+	if _, err := measureAll(t.Context(), o, eng, provenance.New(nil), s); ui.ExitCode(err) != ui.ExitUsage || !strings.Contains(err.Error(), "weights changed") {
+		t.Errorf("other weights: %v", err)
+	}
+	save(1)
+	if _, err := measureAll(t.Context(), o, eng, provenance.New(nil), s); err != nil {
+		t.Errorf("the weights that were: %v", err)
 	}
 }
 
