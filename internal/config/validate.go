@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"mlkv/internal/checkpoint"
 	"mlkv/internal/model"
 	"mlkv/internal/ui"
 )
@@ -17,7 +18,6 @@ var (
 	Growths    = []string{"split", "copy", "none"}
 	Rotaries   = []string{string(model.RotaryAfter), string(model.RotaryBefore)}
 	DTypes     = []string{"float32", "float16", "bfloat16"}
-	Formats    = []string{"huggingface", "authors"}
 	Packings   = []string{"stream", "authors"}
 	Precisions = []string{"bf16", "float32"}
 	Recomputes = []string{"none", "mlp", "layer"}
@@ -148,7 +148,7 @@ func (c Convert) check(k *checker) {
 	k.oneOf("convert.grow", c.Grow, Growths)
 	k.oneOf("convert.shared_key_rotary", c.SharedKeyRotary, Rotaries)
 	k.oneOf("convert.dtype", c.DType, DTypes)
-	k.oneOf("convert.format", c.Format, Formats)
+	k.oneOf("convert.format", c.Format, checkpoint.Formats)
 	k.oneOf("convert.preset", c.Preset, Presets)
 }
 
