@@ -3,12 +3,12 @@ package infer
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"testing"
 
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/pack"
+	"mlkv/internal/engine/scoretest"
 )
 
 // oddScorer answers a request by its own tokens alone and keeps the groups
@@ -38,25 +38,9 @@ func (o *oddScorer) Score(_ context.Context, reqs []engine.Request) ([]engine.Sc
 	return out, nil
 }
 
-// questions makes n questions with up to five choices each.
+// questions makes n questions with up to four choices each.
 func questions(n int, seed uint64) []engine.Request {
-	rng := rand.New(rand.NewPCG(seed, 0))
-	tokens := func(n int) []int32 {
-		out := make([]int32, n)
-		for i := range out {
-			out[i] = rng.Int32N(50)
-		}
-		return out
-	}
-	var out []engine.Request
-	for range n {
-		prompt := tokens(1 + rng.IntN(60))
-		for range 1 + rng.IntN(5) {
-			all := append(slices.Clone(prompt), tokens(1+rng.IntN(9))...)
-			out = append(out, engine.Request{Tokens: all, From: len(prompt)})
-		}
-	}
-	return out
+	return scoretest.Questions{Count: n, Context: 60, Continuation: 9, Vocab: 50, Seed: seed}.Requests()
 }
 
 func TestScoreAnswersEveryRequestInBoundedGroups(t *testing.T) {

@@ -7,23 +7,9 @@ import (
 
 	"mlkv/internal/blas"
 	"mlkv/internal/engine"
+	"mlkv/internal/engine/scoretest"
 	"mlkv/internal/model"
 )
-
-// questions makes contexts of up to longest tokens with up to four
-// continuations each.
-func questions(n, longest, vocab int, seed uint64) []engine.Request {
-	r := rand.New(rand.NewPCG(seed, 9))
-	var out []engine.Request
-	for i := range n {
-		context := randomTokens(1+r.IntN(longest), vocab, seed+uint64(i))
-		for k := range 1 + r.IntN(4) {
-			rest := randomTokens(1+r.IntN(12), vocab, seed+uint64(1000+10*i+k))
-			out = append(out, engine.Request{Tokens: append(slices.Clone(context), rest...), From: len(context)})
-		}
-	}
-	return out
-}
 
 // TestScoreDoesNotDependOnNeighbours: a request's score is the same bits in any
 // group and order, with the other choices of its question and without, for a
@@ -46,7 +32,7 @@ func TestScoreDoesNotDependOnNeighbours(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			reqs := questions(c.n, c.long, c.cfg.VocabSize, 5)
+			reqs := scoretest.Questions{Count: c.n, Context: c.long, Continuation: 12, Vocab: c.cfg.VocabSize, Seed: 5}.Requests()
 			score := func(reqs ...engine.Request) []engine.Score {
 				t.Helper()
 				got, err := s.Score(background, reqs)

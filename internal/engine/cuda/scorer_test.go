@@ -13,30 +13,10 @@ import (
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/cpu"
 	"mlkv/internal/engine/pack"
+	"mlkv/internal/engine/scoretest"
 	"mlkv/internal/model"
 	"mlkv/internal/op"
 )
-
-// scoreQuestions makes contexts of up to longest tokens with up to four
-// continuations each.
-func scoreQuestions(n, longest, vocab int, seed uint64) []engine.Request {
-	r := rand.New(rand.NewPCG(seed, 9))
-	tokens := func(n int) []int32 {
-		out := make([]int32, n)
-		for i := range out {
-			out[i] = r.Int32N(int32(vocab))
-		}
-		return out
-	}
-	var out []engine.Request
-	for range n {
-		context := tokens(1 + r.IntN(longest))
-		for range 1 + r.IntN(4) {
-			out = append(out, engine.Request{Tokens: append(slices.Clone(context), tokens(1+r.IntN(40))...), From: len(context)})
-		}
-	}
-	return out
-}
 
 // scoreModels are models whose products take different kernels.
 func scoreModels(t testing.TB) map[string]model.Config {
@@ -70,7 +50,7 @@ func TestScoreDoesNotDependOnNeighbours(t *testing.T) {
 				w := randomWeights(cfg, 3)
 				scaleDown(w, cfg)
 				s := openScorer(t, e, cfg, w)
-				reqs := scoreQuestions(90, 300, cfg.VocabSize, 5)
+				reqs := scoretest.Questions{Count: 90, Context: 300, Continuation: 40, Vocab: cfg.VocabSize, Seed: 5}.Requests()
 				score := func(reqs ...engine.Request) []engine.Score {
 					t.Helper()
 					got, err := s.Score(t.Context(), reqs)
@@ -111,7 +91,7 @@ func TestScoresMatchTheCPU(t *testing.T) {
 	for name, cfg := range scoreModels(t) {
 		w := randomWeights(cfg, 3)
 		scaleDown(w, cfg)
-		reqs := scoreQuestions(5, 200, cfg.VocabSize, 6)
+		reqs := scoretest.Questions{Count: 5, Context: 200, Continuation: 40, Vocab: cfg.VocabSize, Seed: 6}.Requests()
 		want, err := openScorer(t, cpu.Open(0), cfg, w).Score(t.Context(), reqs)
 		if err != nil {
 			t.Fatal(err)
@@ -184,7 +164,7 @@ func BenchmarkScore(b *testing.B) {
 		for _, longest := range []int{120, 2000} {
 			b.Run(fmt.Sprintf("float32 %v to %d tokens", o.Float32, longest), func(b *testing.B) {
 				s := openScorer(b, openGPU(b, o), cfg, w)
-				reqs := scoreQuestions(30*8192/longest, longest, cfg.VocabSize, 1)
+				reqs := scoretest.Questions{Count: 30 * 8192 / longest, Context: longest, Continuation: 40, Vocab: cfg.VocabSize, Seed: 1}.Requests()
 				tokens, picked := 0, 0
 				for i, r := range reqs {
 					var before *engine.Request

@@ -1,38 +1,18 @@
 package pack
 
 import (
-	"math/rand/v2"
 	"slices"
 	"testing"
 
 	"mlkv/internal/engine"
+	"mlkv/internal/engine/scoretest"
 )
-
-// questions makes n contexts with up to four continuations each.
-func questions(n int, seed uint64) []engine.Request {
-	rng := rand.New(rand.NewPCG(seed, 0))
-	tokens := func(n int) []int32 {
-		out := make([]int32, n)
-		for i := range out {
-			out[i] = rng.Int32N(50)
-		}
-		return out
-	}
-	var out []engine.Request
-	for range n {
-		context := tokens(1 + rng.IntN(40))
-		for range 1 + rng.IntN(4) {
-			out = append(out, engine.Request{Tokens: append(slices.Clone(context), tokens(1+rng.IntN(9))...), From: len(context)})
-		}
-	}
-	return out
-}
 
 // TestPackHoldsEveryRequest follows the segments of every batch back to the
 // tokens and targets of its requests.
 func TestPackHoldsEveryRequest(t *testing.T) {
 	for _, l := range []Limits{{TokenStep: 1, PickedStep: 1}, {TokenStep: 64, PickedStep: 16}, {Tokens: 64, TokenStep: 64, PickedStep: 8}, {Tokens: 256, TokenStep: 256, PickedStep: 64}} {
-		reqs := questions(60, 3)
+		reqs := scoretest.Questions{Count: 60, Context: 40, Continuation: 9, Vocab: 50, Seed: 3}.Requests()
 		batches, err := Pack(reqs, 50, l)
 		if err != nil {
 			t.Fatal(err)
