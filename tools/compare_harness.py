@@ -19,7 +19,9 @@ Where the harness is not installed, its answers can come from a file:
 
 Exits with 1 where a prompt differs, a log-likelihood is further off than the
 tolerance, or an answer or a figure differs other than by a tie: by choices that
-the harness itself holds no further apart than twice the tolerance.
+the harness itself holds no further apart than twice the tolerance. The tolerance
+is 0.001 where OUT was computed in float32, as on every CPU, and 0.02 where it was
+computed in bf16; the harness's answers should be those in float32 for both.
 """
 import argparse
 import hashlib
@@ -110,6 +112,16 @@ def local_task(name, data, folder, package, config):
         task["fewshot_split"] = config["fewshot_split"]
     (folder / f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")
     return task["task"]
+
+
+# Greatest differences of a log-likelihood, by the precision of `mlkv eval`.
+TOLERANCES = {"float32": 1e-3, "bf16": 0.02}
+
+
+def precision(result):
+    """What a result was computed in."""
+    ran = result["mlkv"]["provenance"]
+    return ran["config"]["Eval"]["Precision"] if ran["device"].startswith("cuda") else "float32"
 
 
 def run_harness(args, configs, limit):
@@ -237,7 +249,7 @@ def main():
     p.add_argument("model", help="checkpoint folder")
     p.add_argument("out", type=pathlib.Path, help="output folder of mlkv eval --log-samples")
     p.add_argument("--data", type=pathlib.Path, help="folder of the official task files")
-    p.add_argument("--tolerance", type=float, default=1e-3, help="greatest difference of a log-likelihood")
+    p.add_argument("--tolerance", type=float, help="greatest difference of a log-likelihood (default: by OUT's precision)")
     p.add_argument("--device", default="cpu")
     p.add_argument("--dtype", default="float32")
     p.add_argument("--batch-size", type=int, default=8)
@@ -249,6 +261,8 @@ def main():
         p.error("give either --data or --answers")
 
     result = json.loads((args.out / "results.json").read_text())
+    computed = precision(result)
+    tolerance = TOLERANCES[computed] if args.tolerance is None else args.tolerance
     names = [n for n in result["results"] if n in TASKS]
     limit = int(result["config"]["limit"]) if result["config"]["limit"] else None
     configs = {n: result["configs"][n] for n in names}
@@ -262,13 +276,14 @@ def main():
         args.save.write_text(json.dumps(answers))
 
     print(f"lm-evaluation-harness {answers['harness']}, transformers {answers['transformers']}, {answers['dtype']}, {answers['device']}")
+    print(f"mlkv on {result['mlkv']['provenance']['device']} in {computed}, at most {tolerance:g} apart")
     print("task            requests  greatest difference  at document/choice  mean difference  greedy differs  other answers")
     bad = False
     for name in names:
         if answers["tasks"][name].get("shots", 0) != shots(configs[name]):
             raise SystemExit(f"{name}: {args.answers} has answers with {answers['tasks'][name]['shots']} examples, {args.out} with {shots(configs[name])}")
         ours = sorted(lines(args.out / f"samples_{name}.jsonl"), key=lambda s: s["doc_id"])
-        bad |= compare(name, result["results"][name], answers["tasks"][name], ours, args.tolerance)
+        bad |= compare(name, result["results"][name], answers["tasks"][name], ours, tolerance)
     return int(bad)
 
 

@@ -65,7 +65,7 @@ command is given again. Several checkpoints have a folder each below --out.`,
 	for _, b := range []struct{ key, flag, usage string }{
 		{"work", "work", "`folder` of the row: uptrain/model or converted is read, eval/ is written"},
 		{"device", "device", "auto, cpu, cuda or cuda:N"},
-		{"eval.precision", "precision", "of a GPU: float32, or bf16, which is faster and less exact"},
+		{"eval.precision", "precision", "of a GPU: float32, or bf16, which is faster and nearly as exact"},
 		{"threads", "threads", "CPU threads; 0 takes all"},
 		{"eval.tasks", "tasks", "tasks: arc_easy, boolq, lambada_openai, piqa, sciq, wikitext, text, heldout"},
 		{"eval.data", "data", "`folder` of task files"},

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
+	"mlkv/internal/blas"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/cuda/gpu"
 	"mlkv/internal/graph"
@@ -119,3 +121,23 @@ func (c *collector) Close() error {
 		return errors.Join(errs...)
 	})
 }
+
+// float32s reads a matrix of activations.
+func (x *executor) float32s(m *matrix, dst []float32) error {
+	if x.elem == gpu.Float32 {
+		return gpu.Download(dst, x.ptr(m))
+	}
+	raw := make([]uint16, len(dst))
+	if err := gpu.Download(raw, x.ptr(m)); err != nil {
+		return err
+	}
+	blas.Chunks(len(raw), 1<<16, func(lo, hi int) {
+		for i, b := range raw[lo:hi] {
+			dst[lo+i] = fromBF16(b)
+		}
+	})
+	return nil
+}
+
+// fromBF16 is the value of a bf16 number, the upper half of a float32.
+func fromBF16(b uint16) float32 { return math.Float32frombits(uint32(b) << 16) }

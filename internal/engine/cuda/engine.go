@@ -138,5 +138,8 @@ func (e *Engine) compileBeside(cfg model.Config, o graph.Options, beside func(pa
 	}
 	recompute(p, e.o.Recompute)
 	needScratch(p, e.dev.sizes(), e.dev.info.SMs)
+	if e.dev.pairs {
+		needPairs(p)
+	}
 	return p, place(p, e.dev.sizes()), nil
 }

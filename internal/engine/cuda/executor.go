@@ -16,6 +16,7 @@ type device struct {
 	kernels *kernelSet
 	blas    *gpu.Blas
 	elem    gpu.Type // of activations
+	pairs   bool     // whether products take float32 numbers as pairs of bf16
 	plans   map[gpu.Product]*gpu.Matmul
 	tables  map[tableKey]*gpu.Arena // of rotary
 }
@@ -159,6 +160,9 @@ func (x *executor) prepare() error {
 func (x *executor) variants(o *operation) []variant {
 	switch k := o.kind.(type) {
 	case embedding, embeddingGrad, pick:
+		if x.pairs {
+			return []variant{x.embedVariant(), x.pairsVariant()}
+		}
 		return []variant{x.embedVariant()}
 	case norms, normsGrad:
 		return []variant{x.normVariant(o.in[0].cols)}
@@ -177,10 +181,8 @@ func (x *executor) variants(o *operation) []variant {
 		return []variant{x.linearVariant()}
 	case sum:
 		return []variant{x.sumVariant(o.out[0].cols)}
-	case head, distill:
+	case head, distill, score:
 		return []variant{x.headVariant(o.in[1].rows)}
-	case score:
-		return []variant{scoreVariant(o.in[1].rows)}
 	}
 	return nil
 }
@@ -189,7 +191,7 @@ func (x *executor) variants(o *operation) []variant {
 func (x *executor) products(o *operation) []gpu.Product {
 	switch k := o.kind.(type) {
 	case product:
-		return []gpu.Product{x.describe(o, k)}
+		return x.parts(x.describe(o, k))
 	case head:
 		return x.headProducts(o, k.grad)
 	case distill:
@@ -213,6 +215,9 @@ func (x *executor) run() error {
 func (x *executor) step(o *operation) error {
 	switch k := o.kind.(type) {
 	case embedding:
+		if x.pairs {
+			return x.lookUpPairs(o.in[0], o.in[1], o.out[0])
+		}
 		return x.lookUp(o.in[0], o.in[1], o.out[0])
 	case pick:
 		return x.lookUp(o.in[1], o.in[0], o.out[0])

@@ -46,7 +46,6 @@ func (f *frozen) load(d *device, cfg model.Config, w engine.Weights) error {
 		return err
 	}
 	defer staging.Free()
-	from, table := staging.At(0, int64(largest)*4), staging.At(int64(largest)*4, tensorSize)
 	for i, p := range cfg.Params() {
 		data, err := w.Float32(p.Name)
 		if err != nil {
@@ -56,34 +55,53 @@ func (f *frozen) load(d *device, cfg model.Config, w engine.Weights) error {
 		if data, err = widen(data, p, wide); err != nil {
 			return err
 		}
-		m := &matrix{role: weight, params: []string{p.Name}}
-		to := f.ptr(m)
-		if f.at.vectors == nil {
-			if err := gpu.Upload(to, data); err != nil {
-				return err
-			}
-			continue
+		to := f.ptr(&matrix{role: weight, params: []string{p.Name}})
+		switch {
+		case d.pairs && len(p.Shape) == 2:
+			err = d.uploadPairs(to, data, wide, staging)
+		case f.at.vectors == nil:
+			err = gpu.Upload(to, data)
+		default:
+			err = d.uploadRounded(to, data, staging)
 		}
-		entry := tensorEntry{Weight: uint64(from), Copy: uint64(to), Size: int64(wide.Size())}
-		blocks := (wide.Size() + tensorBlock - 1) / tensorBlock
-		if err := inOrder(
-			func() error { return gpu.Upload(from, data) },
-			func() error { return gpu.UploadValues(table, []tensorEntry{entry}) },
-			func() error {
-				return d.launch(d.variant("adamw.cu", ""), "copy_weights", gpu.Grid{Blocks: [3]int{blocks}, Threads: [3]int{256}}, table, int32(1))
-			},
-			d.stream.Synchronize,
-		); err != nil {
+		if err != nil {
 			return err
 		}
-		if len(p.Shape) == 1 {
-			m.role = master
-			if err := gpu.Upload(f.ptr(m), data); err != nil {
+		if f.at.vectors != nil && len(p.Shape) == 1 {
+			if err := gpu.Upload(f.ptr(&matrix{role: master, params: []string{p.Name}}), data); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// uploadRounded copies numbers to the device in the type of activations. The
+// staging memory holds them and a tensor's description.
+func (d *device) uploadRounded(to gpu.Ptr, data []float32, staging *gpu.Arena) error {
+	size := int64(len(data)) * 4
+	from, table := staging.At(0, size), staging.At(staging.Size()-tensorSize, tensorSize)
+	entry := tensorEntry{Weight: uint64(from), Copy: uint64(to), Size: int64(len(data))}
+	blocks := (len(data) + tensorBlock - 1) / tensorBlock
+	return inOrder(
+		func() error { return gpu.Upload(from, data) },
+		func() error { return gpu.UploadValues(table, []tensorEntry{entry}) },
+		func() error {
+			return d.launch(d.variant("adamw.cu", ""), "copy_weights", gpu.Grid{Blocks: [3]int{blocks}, Threads: [3]int{256}}, table, int32(1))
+		},
+		d.stream.Synchronize,
+	)
+}
+
+// uploadPairs copies a matrix to the device as pairs.
+func (d *device) uploadPairs(to gpu.Ptr, data []float32, p model.Param, staging *gpu.Arena) error {
+	rows, cols := rowsOf(p)
+	from := staging.At(0, int64(len(data))*4)
+	return inOrder(
+		func() error { return gpu.Upload(from, data) },
+		func() error { return d.splitPairs(from, to, rows, cols, cols, true) },
+		d.stream.Synchronize,
+	)
 }
 
 // ptr is the address of a weight or master.

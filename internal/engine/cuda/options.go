@@ -4,7 +4,7 @@ package cuda
 type Options struct {
 	// Float32 stores activations and multiplies in float32, without TF32: the
 	// mode for comparing with other devices. Otherwise they are bf16, with sums
-	// in float32.
+	// in float32; those of a scorer are float32, multiplied as pairs of bf16.
 	Float32 bool
 	// Recompute says what a trainer computes again in its backward pass.
 	Recompute Recompute

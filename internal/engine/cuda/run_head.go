@@ -12,19 +12,10 @@ func (d *device) headVariant(vocab int) variant {
 	return d.variant("headloss.cu", fmt.Sprintf("VOCAB=%d", vocab))
 }
 
-// scoreVariant is headVariant for a scorer, whose logits are float32.
-func scoreVariant(vocab int) variant {
-	return variant{"headloss.cu", fmt.Sprintf("STORAGE=32 VOCAB=%d", vocab)}
-}
-
 // logitProduct, inputProduct and weightProduct are the products of a chunk of
 // rows: logits, and from their gradient that of the head's input and weight.
 func (x *executor) logitProduct(rows, hidden, vocab int) gpu.Product {
-	p := gpu.Product{M: rows, N: vocab, K: hidden, TransB: true, In: x.elem, Out: x.elem}
-	if x.segments != nil {
-		p.Out, p.Whole = gpu.Float32, true
-	}
-	return p
+	return gpu.Product{M: rows, N: vocab, K: hidden, TransB: true, In: x.elem, Out: x.elem, Whole: x.segments != nil}
 }
 
 func (x *executor) inputProduct(rows, hidden, vocab int) gpu.Product {
@@ -50,7 +41,7 @@ func (x *executor) headProducts(o *operation, grad bool) []gpu.Product {
 	n, hidden, vocab := o.in[0].rows, o.in[0].cols, o.in[1].rows
 	var list []gpu.Product
 	_ = chunks(n, o.temp[0].rows, func(_, rows int) error { // f has no error
-		list = append(list, x.logitProduct(rows, hidden, vocab))
+		list = append(list, x.parts(x.logitProduct(rows, hidden, vocab))...)
 		if grad {
 			list = append(list, x.inputProduct(rows, hidden, vocab), x.weightProduct(rows, hidden, vocab, true))
 		}
@@ -61,11 +52,7 @@ func (x *executor) headProducts(o *operation, grad bool) []gpu.Product {
 
 // multiplyAt runs a product of matrices at given addresses.
 func (x *executor) multiplyAt(p gpu.Product, a, b, d gpu.Ptr) error {
-	m, err := x.product(p)
-	if err != nil {
-		return err
-	}
-	return m.Run(x.stream, gpu.Operands{A: a, B: b, C: d, D: d, Workspace: x.base.workspace})
+	return x.runProduct(p, gpu.Operands{A: a, B: b, C: d, D: d, Workspace: x.base.workspace})
 }
 
 // headChunks calls f with the logits of every chunk; of a scorer, of those that
@@ -79,7 +66,15 @@ func (x *executor) headChunks(o *operation, f func(at, rows int, input, logits g
 	}
 	return chunks(n, logits.rows, func(at, rows int) error {
 		input := x.ptr(in) + gpu.Ptr(at*in.cols)*size
-		if err := x.multiplyAt(x.logitProduct(rows, in.cols, w.rows), input, x.ptr(w), x.ptr(logits)); err != nil {
+		p := x.logitProduct(rows, in.cols, w.rows)
+		var err error
+		if x.pairs {
+			operands := gpu.Operands{A: input, B: x.ptr(w), D: x.ptr(logits), Workspace: x.base.workspace}
+			err = x.multiplyPairs(p, operands, x.ptr(o.temp[1]))
+		} else {
+			err = x.multiplyAt(p, input, x.ptr(w), x.ptr(logits))
+		}
+		if err != nil {
 			return err
 		}
 		return f(at, rows, input, x.ptr(logits))
@@ -138,7 +133,7 @@ func (x *executor) distill(o *operation, k distill) error {
 
 func (x *executor) score(o *operation) error {
 	w, targets := o.in[1], o.in[2]
-	variant := scoreVariant(w.rows)
+	variant := x.headVariant(w.rows)
 	return x.headChunks(o, func(at, rows int, _, logits gpu.Ptr) error {
 		offset := gpu.Ptr(at * 4)
 		return x.launch(variant, "head_score", gpu.Grid{Blocks: [3]int{rows}, Threads: [3]int{1024}},

@@ -51,10 +51,6 @@ func stride(m *matrix) int {
 }
 
 func (x *executor) multiply(o *operation, k product) error {
-	m, err := x.product(x.describe(o, k))
-	if err != nil {
-		return err
-	}
 	operands := gpu.Operands{A: x.ptr(o.in[0]), B: x.ptr(o.in[1]), D: x.ptr(o.out[0]), Workspace: x.base.workspace}
 	operands.C = operands.D
 	if k.add {
@@ -63,7 +59,20 @@ func (x *executor) multiply(o *operation, k product) error {
 	if k.bias {
 		operands.Vector = x.ptr(o.in[len(o.in)-1])
 	}
-	return m.Run(x.stream, operands)
+	p := x.describe(o, k)
+	if x.pairs {
+		return x.multiplyPairs(p, operands, x.ptr(o.temp[0]))
+	}
+	return x.runProduct(p, operands)
+}
+
+// runProduct puts a product into the stream.
+func (x *executor) runProduct(p gpu.Product, o gpu.Operands) error {
+	m, err := x.product(p)
+	if err != nil {
+		return err
+	}
+	return m.Run(x.stream, o)
 }
 
 // columns is the grid of kernels that walk over a share of the rows in blocks of

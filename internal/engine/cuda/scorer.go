@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 
-	"mlkv/internal/blas"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/cuda/gpu"
 	"mlkv/internal/engine/pack"
@@ -18,7 +16,9 @@ import (
 
 // scorer keeps the weights on the device and runs one program of fixed shape
 // over streams of tokens. Since the shape never changes, neither do the kernels
-// of the products, and a request's score is the same bits in any batch.
+// of the products, and a request's score is the same bits in any batch. Its
+// activations are float32; where the engine's are bf16 they are multiplied as
+// pairs.
 type scorer struct {
 	e       *Engine
 	cfg     model.Config
@@ -35,6 +35,7 @@ const scoreTokens = 8192
 
 // Scorer implements engine.Engine.
 func (e *Engine) Scorer(cfg model.Config, w engine.Weights) (engine.Scorer, error) {
+	e = e.paired()
 	s := &scorer{e: e, cfg: pad(cfg), size: max(scoreTokens, roundTo(cfg.MaxPositions, scoreRows))}
 	p, a, err := e.compile(s.cfg, graph.Options{Rows: 1, Length: s.size, Output: graph.Scores, Picked: s.size})
 	if err != nil {
@@ -164,23 +165,6 @@ func (s *scorer) Logits(_ context.Context, tokens []int32) ([]float32, error) {
 	return out[:len(tokens)*s.cfg.VocabSize], err
 }
 
-// float32s reads a matrix of activations.
-func (x *executor) float32s(m *matrix, dst []float32) error {
-	if x.elem == gpu.Float32 {
-		return gpu.Download(dst, x.ptr(m))
-	}
-	raw := make([]uint16, len(dst))
-	if err := gpu.Download(raw, x.ptr(m)); err != nil {
-		return err
-	}
-	blas.Chunks(len(raw), 1<<16, func(lo, hi int) {
-		for i, b := range raw[lo:hi] {
-			dst[lo+i] = fromBF16(b)
-		}
-	})
-	return nil
-}
-
 // Memory implements engine.Scorer.
 func (s *scorer) Memory() engine.Memory {
 	return engine.Memory{Weights: s.weights.at.size, Workspace: gpu.WorkspaceSize, Activations: s.work.Size() - gpu.WorkspaceSize}
@@ -199,6 +183,3 @@ func (s *scorer) Close() error {
 		return errors.Join(errs...)
 	})
 }
-
-// fromBF16 is the value of a bf16 number, the upper half of a float32.
-func fromBF16(b uint16) float32 { return math.Float32frombits(uint32(b) << 16) }

@@ -99,7 +99,7 @@ func TestScoresMatchTheCPU(t *testing.T) {
 		for _, mode := range []struct {
 			o         Options
 			tolerance float64 // of one token, relative to the range of log-likelihoods
-		}{{Options{Float32: true}, 1e-5}, {Options{}, 5e-3}} {
+		}{{Options{Float32: true}, 1e-5}, {Options{}, 2e-5}} {
 			t.Run(fmt.Sprintf("%s/float32 %v", name, mode.o.Float32), func(t *testing.T) {
 				got, err := openScorer(t, openGPU(t, mode.o), cfg, w).Score(t.Context(), reqs)
 				if err != nil {

@@ -23,8 +23,7 @@ func chunkRows(n, vocab int, elementSize int64) int {
 	return (n/least + 8) / 8 * 8
 }
 
-// scoreRows is how many picked positions a scorer projects at a time. Their
-// logits are float32: bf16 would round one of 16 and more by up to 0.06.
+// scoreRows is how many picked positions a scorer projects at a time.
 const scoreRows = 512
 
 // columnParts is into how many parts of rows a sum over rows is divided: as many
