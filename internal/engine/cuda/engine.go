@@ -28,7 +28,7 @@ func Open(index int, o Options) (engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	dev := &device{gpu: d, info: d.Info(), elem: gpu.BFloat16, plans: map[gpu.Product]*gpu.Matmul{}, tables: map[tableKey]*gpu.Arena{}}
+	dev := &device{gpu: d, info: d.Info(), elem: gpu.BFloat16, plans: map[gpu.Product]matmul{}, tables: map[tableKey]*gpu.Arena{}}
 	if o.Float32 {
 		dev.elem = gpu.Float32
 	}
@@ -47,6 +47,7 @@ func (d *device) open(o Options) error {
 	if d.blas, err = gpu.NewBlas(d.info, gpu.OpenCache("matmul", o.Warn)); err != nil {
 		return err
 	}
+	d.plan = func(p gpu.Product) (matmul, error) { return d.blas.Plan(d.stream, p) }
 	d.stream, err = gpu.NewStream()
 	return err
 }

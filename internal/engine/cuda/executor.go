@@ -17,8 +17,16 @@ type device struct {
 	blas    *gpu.Blas
 	elem    gpu.Type // of activations
 	pairs   bool     // whether products take float32 numbers as pairs of bf16
-	plans   map[gpu.Product]*gpu.Matmul
+	plan    func(gpu.Product) (matmul, error)
+	plans   map[gpu.Product]matmul
 	tables  map[tableKey]*gpu.Arena // of rotary
+}
+
+// matmul is a product that is ready to run: cuBLASLt's, unless a test puts another
+// in its place.
+type matmul interface {
+	Run(gpu.Stream, gpu.Operands) error
+	Close()
 }
 
 // launch puts a kernel of a variant into the stream.
@@ -45,11 +53,11 @@ func (d *device) variant(file string, defines string) variant {
 func (d *device) sizes() sizes { return sizes{d.elem.Size()} }
 
 // product returns a product that is ready to run.
-func (d *device) product(p gpu.Product) (*gpu.Matmul, error) {
+func (d *device) product(p gpu.Product) (matmul, error) {
 	if m := d.plans[p]; m != nil {
 		return m, nil
 	}
-	m, err := d.blas.Plan(d.stream, p)
+	m, err := d.plan(p)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ package cuda
 import (
 	"fmt"
 	"math"
+	"os"
 	"testing"
 
 	"mlkv/internal/engine"
@@ -29,6 +30,9 @@ func openGPU(t testing.TB, o Options) *Engine {
 		}
 	})
 	e.(*Engine).dev.kernels.defines = testDefines()
+	if os.Getenv("MLKV_TEST_PRODUCTS") == "plain" {
+		usePlainProducts(e.(*Engine).dev)
+	}
 	return e.(*Engine)
 }
 
