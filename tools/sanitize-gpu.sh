@@ -1,39 +1,51 @@
 #!/usr/bin/env bash
 # Runs the CUDA engine's kernels under compute-sanitizer: memcheck (addresses)
-# unless told otherwise, over training steps of small models that differ in head
-# size and sharing, in both precisions, whose gradients are compared with the
-# CPU's. Needs a GPU and compute-sanitizer of the CUDA toolkit. What it found, and
-# why racecheck is not among the tools, is in docs/performance.md.
+# and racecheck (shared memory) unless told otherwise, over training steps of small
+# models that differ in head size and sharing, over scoring and over decoding. Needs
+# a GPU and compute-sanitizer of the CUDA toolkit. What it found is in
+# docs/performance.md.
 #
-#   tools/sanitize-gpu.sh bin/cuda.test [memcheck|initcheck|synccheck ...]
+#   tools/sanitize-gpu.sh bin/cuda.test [memcheck|racecheck|initcheck|synccheck ...]
 #
-# bin/cuda.test is the package's test binary (make bin/cuda.test). A first run
-# without the sanitizer compiles kernels and chooses products, which would take
-# long under it; cuBLASLt's own kernels are not looked into. The attention of
-# Hopper runs without moving registers between warps (KEEP_REGISTERS), so that the
-# sanitizer's own code cannot run short of them.
+# bin/cuda.test is the package's test binary (make bin/cuda.test). TESTS are regular
+# expressions of tests, which run beside each other, each for LIMIT at most. A first
+# run without the sanitizer compiles kernels, which would take long under it.
+# Products are made by a kernel of the tests, since cuBLASLt's for Hopper end
+# racecheck with its own "failed to handle a hardware exception"; kernels are
+# compiled with SANITIZED (kernels/hopper.cuh).
 set -uo pipefail
 binary=$(realpath "$1")
 shift
-tools=(${*:-memcheck})
-tests=${TESTS:-'TestGradientsMatchTheCPU/^(plain|shared|head_size)|TestDistillMatchesTheCPU/^shared'}
-theirs='nvjet|cutlass|xmma|gemm|splitK|cublas'
-export MLKV_TEST_DEFINES=KEEP_REGISTERS
+tools=(${*:-memcheck racecheck})
+tests=()
+for model in plain shared head_size_32 head_size_80 head_size_128 head_size_256; do
+	tests+=("TestGradientsMatchTheCPU/^$model/float32_false_recompute_\$")
+done
+tests+=('TestDistillMatchesTheCPU/^shared/float32_false_recompute_$' 'TestScoresMatchTheCPU/^plain/float32_false' TestDecodedRowStandsAlone TestExtendFollowsTheLogits)
+[ -n "${TESTS:-}" ] && read -ra tests <<<"$TESTS"
+export MLKV_TEST_DEFINES=SANITIZED MLKV_TEST_PRODUCTS=plain
 out=$(mktemp -d)
-trap 'rm -rf "$out"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$out"' EXIT
 
-"$binary" -test.run "$tests" >"$out/warm" 2>&1 || { tail -20 "$out/warm"; exit 1; }
+# sanitize TOOL TEST FILE
+sanitize() {
+	timeout -s INT -k 5 "${LIMIT:-1h}" compute-sanitizer --tool "$1" --error-exitcode 9 "$binary" -test.run "$2" -test.v >"$3" 2>&1
+	echo $? >"$3.rc"
+}
+
+"$binary" -test.run "$(IFS='|'; echo "${tests[*]}")" >"$out/warm" 2>&1 || { tail -20 "$out/warm"; exit 1; }
 failed=0
 for tool in "${tools[@]}"; do
-	start=$SECONDS
-	timeout "${LIMIT:-1h}" compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-name-exclude "regex=$theirs" \
-		"$binary" -test.run "$tests" -test.v >"$out/$tool" 2>&1
-	rc=$?
-	printf '%s: %s, %d tests in %d s, exit code %d\n' "$tool" "$(grep 'SUMMARY' "$out/$tool" | tail -1 | sed 's/=* *//')" \
-		"$(grep -c '^ *--- PASS.*/' "$out/$tool")" $((SECONDS - start)) $rc
-	if [ $rc -ne 0 ]; then
-		grep -E '^=====|--- (PASS|FAIL)' "$out/$tool" | head -60
-		failed=1
-	fi
+	for i in "${!tests[@]}"; do sanitize "$tool" "${tests[i]}" "$out/$tool.$i" & done
+	wait
+	for i in "${!tests[@]}"; do
+		log=$out/$tool.$i rc=$(<"$out/$tool.$i.rc")
+		passed=$(grep -c '^ *--- PASS' "$log")
+		printf '%s: %s: %s, %d passed, exit code %d\n' "$tool" "${tests[i]}" "$(grep SUMMARY "$log" | tail -1 | sed 's/=* *//')" "$passed" "$rc"
+		if [ "$rc" -ne 0 ] || [ "$passed" -eq 0 ]; then
+			grep -E '^=====|--- FAIL|_test\.go' "$log" | head -20
+			failed=1
+		fi
+	done
 done
 exit $failed

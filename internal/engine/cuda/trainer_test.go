@@ -129,7 +129,7 @@ func TestGradientsMatchTheCPU(t *testing.T) {
 				if !(all <= mode.all) {
 					t.Errorf("all gradients deviate by %.2g", all)
 				}
-				t.Logf("loss deviates by %.2g, gradients by %.2g, at most by %.2g (%s)", math.Abs(loss/wantLoss-1), all, worst, at)
+				t.Logf("loss deviates by %.2g, gradients by %.2g, at most by %.2g (%s), norm %.3g", math.Abs(loss/wantLoss-1), all, worst, at, step.GradNorm)
 			})
 		}
 	}

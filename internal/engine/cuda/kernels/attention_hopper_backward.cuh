@@ -49,10 +49,10 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
   Barrier *q_full = (Barrier *)(v_tiles + STAGES * F::KV_BYTES), *q_empty = q_full + QS;
   Barrier *k_full = q_empty + QS, *k_empty = k_full + STAGES, *v_full = k_empty + STAGES, *v_empty = v_full + STAGES;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < QS; i++) barrier_init(q_full + i, PRODUCERS), barrier_init(q_empty + i, 4 * F::WARPGROUPS);
+    for (int i = 0; i < QS; i++) barrier_init(q_full + i, PRODUCERS), barrier_init(q_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
     for (int i = 0; i < STAGES; i++) {
-      barrier_init(k_full + i, PRODUCERS), barrier_init(k_empty + i, 4 * F::WARPGROUPS);
-      barrier_init(v_full + i, PRODUCERS), barrier_init(v_empty + i, 4 * F::WARPGROUPS);
+      barrier_init(k_full + i, PRODUCERS), barrier_init(k_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
+      barrier_init(v_full + i, PRODUCERS), barrier_init(v_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
     }
     barrier_init_done();
   }
@@ -122,9 +122,9 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
     barrier_wait(q_full + qr.stage, qr.parity);
     for (int n = tiles; n > own; n--) {
       barrier_wait(k_full + kr.stage, kr.parity);
-      if (lane == 0) barrier_arrive(k_empty + kr.stage);
+      barrier_arrive_warp(k_empty + kr.stage, lane);
       barrier_wait(v_full + vr.stage, vr.parity);
-      if (lane == 0) barrier_arrive(v_empty + vr.stage);
+      barrier_arrive_warp(v_empty + vr.stage, lane);
       kr.next(), vr.next();
       Turn::take(w);
       Turn::pass(w);
@@ -150,7 +150,7 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
         Turn::pass(w);
         wgmma_wait<1>();
         hold(s), hold(acc);
-        if (last >= 0 && lane == 0) barrier_arrive(k_empty + last);
+        if (last >= 0) barrier_arrive_warp(k_empty + last, lane);
         last = kr.stage;
         if (n * KEYS + KEYS > r0 + 1) {
 #pragma unroll
@@ -164,7 +164,7 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
         }
         wgmma_wait<0>();
         hold(dp);
-        if (lane == 0) barrier_arrive(v_empty + vr.stage);
+        barrier_arrive_warp(v_empty + vr.stage, lane);
 #pragma unroll
         for (int j = 0; j < KEYS / 2; j++) dp[j] = s[j] * (dp[j] - dl[j >> 1 & 1]);
         pack_operand(ds, dp);
@@ -176,7 +176,7 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
       }
       wgmma_wait<0>();
       hold(acc);
-      if (lane == 0) barrier_arrive(k_empty + last);
+      barrier_arrive_warp(k_empty + last, lane);
       turn_back(acc, table, r0 + 16 * warp, length, lane);
       if (parts) columns.add(0, acc, scale, r0 + 16 * warp, length, warp, lane);
       named_barrier(1 + w, 128);
@@ -184,7 +184,7 @@ extern "C" __global__ void __launch_bounds__((Query::WARPGROUPS + 1) * 128, 1)
       columns.next();
       store_rows<ROWS>(dq + (long long)b * length * dq_stride + h * D, dq_stride, r0 + 16 * warp, length, acc, scale, scale, q_tile, 64 * w + 16 * warp, lane);
     }
-    if (lane == 0) barrier_arrive(q_empty + qr.stage);
+    barrier_arrive_warp(q_empty + qr.stage, lane);
     qr.next();
   }
   }
@@ -244,10 +244,10 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
             wgmma_wait<0>();
             if constexpr (WANT_K) hold(dk);
             if constexpr (WANT_V) hold(dv);
-            if (lane == 0) barrier_arrive(empty + last);
+            barrier_arrive_warp(empty + last, lane);
             last = -1;
           }
-          if (lane == 0) barrier_arrive(empty + ring.stage);
+          barrier_arrive_warp(empty + ring.stage, lane);
           ring.next();
           Turn::take(w);
           Turn::pass(w);
@@ -274,7 +274,7 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
         hold(s);
         if constexpr (WANT_K) hold(dk);
         if constexpr (WANT_V) hold(dv);
-        if (last >= 0 && lane == 0) barrier_arrive(empty + last);
+        if (last >= 0) barrier_arrive_warp(empty + last, lane);
         last = ring.stage;
 
         const int row = c0 + 16 * warp + lane / 4;
@@ -316,7 +316,7 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
         wgmma_wait<0>();
         if constexpr (WANT_K) hold(dk);
         if constexpr (WANT_V) hold(dv);
-        if (lane == 0) barrier_arrive(empty + last);
+        barrier_arrive_warp(empty + last, lane);
         last = -1;
 #endif
         ring.next();
@@ -325,7 +325,7 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
     wgmma_wait<0>();
     if constexpr (WANT_K) hold(dk);
     if constexpr (WANT_V) hold(dv);
-    if (last >= 0 && lane == 0) barrier_arrive(empty + last);
+    if (last >= 0) barrier_arrive_warp(empty + last, lane);
     if (c0 < length) {
       const long long row = (long long)b * length;
       const int head = g * D, tile_row = 64 * w + 16 * warp, at = c0 + 16 * warp;
@@ -354,7 +354,7 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
         }
       columns.next();
     }
-    if (lane == 0) barrier_arrive(kv_empty + kvr.stage);
+    barrier_arrive_warp(kv_empty + kvr.stage, lane);
     kvr.next();
   }
 }
@@ -371,8 +371,8 @@ extern "C" __global__ void __launch_bounds__((Key::WARPGROUPS + 1) * 128, 1)
   float *rows = (float *)(g_tiles + STAGES * F::Q_BYTES);  // [stage][lse, delta][QUERIES]
   Barrier *kv_full = (Barrier *)(rows + STAGES * 2 * QUERIES), *kv_empty = kv_full + KS, *full = kv_empty + KS, *empty = full + STAGES;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < KS; i++) barrier_init(kv_full + i, PRODUCERS), barrier_init(kv_empty + i, 4 * F::WARPGROUPS);
-    for (int i = 0; i < STAGES; i++) barrier_init(full + i, PRODUCERS), barrier_init(empty + i, 4 * F::WARPGROUPS);
+    for (int i = 0; i < KS; i++) barrier_init(kv_full + i, PRODUCERS), barrier_init(kv_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
+    for (int i = 0; i < STAGES; i++) barrier_init(full + i, PRODUCERS), barrier_init(empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
     barrier_init_done();
   }
   __syncthreads();

@@ -21,10 +21,10 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
   Barrier *q_full = (Barrier *)(v_tiles + STAGES * F::KV_BYTES), *q_empty = q_full + QS;
   Barrier *k_full = q_empty + QS, *k_empty = k_full + STAGES, *v_full = k_empty + STAGES, *v_empty = v_full + STAGES;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < QS; i++) barrier_init(q_full + i, PRODUCERS), barrier_init(q_empty + i, 4 * F::WARPGROUPS);
+    for (int i = 0; i < QS; i++) barrier_init(q_full + i, PRODUCERS), barrier_init(q_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
     for (int i = 0; i < STAGES; i++) {
-      barrier_init(k_full + i, PRODUCERS), barrier_init(k_empty + i, 4 * F::WARPGROUPS);
-      barrier_init(v_full + i, PRODUCERS), barrier_init(v_empty + i, 4 * F::WARPGROUPS);
+      barrier_init(k_full + i, PRODUCERS), barrier_init(k_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
+      barrier_init(v_full + i, PRODUCERS), barrier_init(v_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
     }
     barrier_init_done();
   }
@@ -81,9 +81,9 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
     barrier_wait(q_full + qr.stage, qr.parity);
     for (int n = tiles; n > own; n--) {
       barrier_wait(k_full + kr.stage, kr.parity);
-      if (lane == 0) barrier_arrive(k_empty + kr.stage);
+      barrier_arrive_warp(k_empty + kr.stage, lane);
       barrier_wait(v_full + vr.stage, vr.parity);
-      if (lane == 0) barrier_arrive(v_empty + vr.stage);
+      barrier_arrive_warp(v_empty + vr.stage, lane);
       kr.next(), vr.next();
       Turn::take(w);
       Turn::pass(w);
@@ -135,7 +135,7 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
       Turn::pass(w);
       wgmma_wait<0>();
       hold(s);
-      if (lane == 0) barrier_arrive(k_empty + kr.stage);
+      barrier_arrive_warp(k_empty + kr.stage, lane);
       kr.next();
       softmax(own - 1, true);
       pack_operand(p, s);
@@ -156,12 +156,12 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
         Turn::pass(w);
         wgmma_wait<1>();
         hold(s);
-        if (lane == 0) barrier_arrive(k_empty + kr.stage);
+        barrier_arrive_warp(k_empty + kr.stage, lane);
         kr.next();
         softmax(n, false);
         wgmma_wait<0>();
         hold(o);
-        if (lane == 0) barrier_arrive(v_empty + vr.stage);
+        barrier_arrive_warp(v_empty + vr.stage, lane);
         vr.next();
 #pragma unroll
         for (int j = 0; j < D / 2; j++) o[j] *= shrink[j >> 1 & 1];
@@ -175,7 +175,7 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
       wgmma_commit();
       wgmma_wait<0>();
       hold(o);
-      if (lane == 0) barrier_arrive(v_empty + vr.stage);
+      barrier_arrive_warp(v_empty + vr.stage, lane);
       vr.next();
 
 #pragma unroll
@@ -188,7 +188,7 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
       named_barrier(1 + w, 128);  // every warp's products have read the query rows
       store_rows<ROWS>(out + (long long)b * length * out_stride + h * D, out_stride, r0 + 16 * warp, length, o, 1 / sum[0], 1 / sum[1], q_tile, 64 * w + 16 * warp, lane);
     }
-    if (lane == 0) barrier_arrive(q_empty + qr.stage);
+    barrier_arrive_warp(q_empty + qr.stage, lane);
     qr.next();
   }
   }

@@ -4,6 +4,16 @@
 #include "tiles.cuh"
 #include "gen_wgmma.cuh"
 
+// SANITIZED kernels run under compute-sanitizer: no warp gives registers to another
+// one, so that the code which the tool adds to every warp cannot run short of them,
+// and every lane arrives at a barrier itself, since the tool does not see that
+// products keep the lanes of a warp together.
+#ifdef SANITIZED
+const int WARP_ARRIVALS = 32;
+#else
+const int WARP_ARRIVALS = 1;
+#endif
+
 // A Barrier completes a phase after a fixed number of arrivals.
 typedef uint64 Barrier;
 
@@ -25,6 +35,11 @@ __device__ __forceinline__ void barrier_wait(Barrier *b, int parity) {
 __device__ __forceinline__ void barrier_arrive(Barrier *b) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
 }
+// barrier_arrive_warp arrives WARP_ARRIVALS times for a warp that is done with what
+// the barrier guards. A product or __syncwarp has joined its lanes before.
+__device__ __forceinline__ void barrier_arrive_warp(Barrier *b, int lane) {
+  if (lane < WARP_ARRIVALS) barrier_arrive(b);
+}
 // barrier_arrive_copied arrives once this thread's asynchronous copies so far have landed.
 __device__ __forceinline__ void barrier_arrive_copied(Barrier *b) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(b)) : "memory");
@@ -43,9 +58,7 @@ __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-// With KEEP_REGISTERS no warp gives registers to another one, so that the code
-// which compute-sanitizer adds to every warp cannot run short of them.
-#ifdef KEEP_REGISTERS
+#ifdef SANITIZED
 template <int N> __device__ __forceinline__ void more_registers() {}
 template <int N> __device__ __forceinline__ void fewer_registers() {}
 #else
