@@ -11,8 +11,10 @@
 # expressions of tests, which run beside each other, each for LIMIT at most. A first
 # run without the sanitizer compiles kernels, which would take long under it.
 # Products are made by a kernel of the tests, since cuBLASLt's for Hopper end
-# racecheck with its own "failed to handle a hardware exception"; kernels are
-# compiled with SANITIZED (kernels/hopper.cuh).
+# racecheck with its own "failed to handle a hardware exception". For racecheck
+# alone kernels are compiled with SANITIZED (kernels/hopper.cuh): under memcheck its
+# spilled registers of attention at head size 128 come back as NaN, which neither
+# runs without the tool nor racecheck show.
 set -uo pipefail
 binary=$(realpath "$1")
 shift
@@ -23,7 +25,7 @@ for model in plain shared head_size_32 head_size_80 head_size_128 head_size_256;
 done
 tests+=('TestDistillMatchesTheCPU/^shared/float32_false_recompute_$' 'TestScoresMatchTheCPU/^plain/float32_false' TestDecodedRowStandsAlone TestExtendFollowsTheLogits)
 [ -n "${TESTS:-}" ] && read -ra tests <<<"$TESTS"
-export MLKV_TEST_DEFINES=SANITIZED MLKV_TEST_PRODUCTS=plain
+export MLKV_TEST_PRODUCTS=plain
 out=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$out"' EXIT
 
@@ -33,9 +35,12 @@ sanitize() {
 	echo $? >"$3.rc"
 }
 
-"$binary" -test.run "$(IFS='|'; echo "${tests[*]}")" >"$out/warm" 2>&1 || { tail -20 "$out/warm"; exit 1; }
 failed=0
 for tool in "${tools[@]}"; do
+	MLKV_TEST_DEFINES=
+	[ "$tool" = racecheck ] && MLKV_TEST_DEFINES=SANITIZED
+	export MLKV_TEST_DEFINES
+	"$binary" -test.run "$(IFS='|'; echo "${tests[*]}")" >"$out/warm" 2>&1 || { tail -20 "$out/warm"; exit 1; }
 	for i in "${!tests[@]}"; do sanitize "$tool" "${tests[i]}" "$out/$tool.$i" & done
 	wait
 	for i in "${!tests[@]}"; do
