@@ -51,9 +51,6 @@ func testDefines() []string { return strings.Fields(os.Getenv("MLKV_TEST_DEFINES
 func everyVariant(k *kernelSet) []variant {
 	constants := map[string][]string{
 		"attention.cu": {"HEAD_SIZE=32", "HEAD_SIZE=64", "HEAD_SIZE=80", "HEAD_SIZE=128", "HEAD_SIZE=256"},
-		"attention_segments.cu": {"HEAD_SIZE=32 WARPS_OF_A_BLOCK=1", "HEAD_SIZE=32 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=64 WARPS_OF_A_BLOCK=1",
-			"HEAD_SIZE=64 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=80 WARPS_OF_A_BLOCK=1", "HEAD_SIZE=80 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=128 WARPS_OF_A_BLOCK=1",
-			"HEAD_SIZE=128 WARPS_OF_A_BLOCK=4", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=1", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=2", "HEAD_SIZE=256 WARPS_OF_A_BLOCK=4"},
 		"layernorm.cu": {"HIDDEN=96", "HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768", "HIDDEN=1024", "HIDDEN=2048"},
 		"residual.cu":  {"HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768", "HIDDEN=1024", "HIDDEN=2048"},
 		"decode.cu":    {"CACHE=own", "CACHE=8"},
@@ -61,6 +58,17 @@ func everyVariant(k *kernelSet) []variant {
 	}
 	for _, size := range []string{"HEAD_SIZE=32", "HEAD_SIZE=64", "HEAD_SIZE=80", "HEAD_SIZE=128", "HEAD_SIZE=256"} {
 		constants["decode_attention.cu"] = append(constants["decode_attention.cu"], size+" CACHE=own", size+" CACHE=8")
+	}
+	// The first head size is of the goldens.
+	for _, size := range []string{"16", "32", "64", "80", "128", "256"} {
+		wide := "4"
+		if size == "256" {
+			wide = "2"
+		}
+		for _, warps := range []string{"1", wide} {
+			c := fmt.Sprintf("HEAD_SIZE=%s WARPS_OF_A_BLOCK=%s", size, warps)
+			constants["attention_segments.cu"] = append(constants["attention_segments.cu"], c, c+" PAIRS=1")
+		}
 	}
 	var list []variant
 	for file := range k.programs {
@@ -79,6 +87,5 @@ func everyVariant(k *kernelSet) []variant {
 	}
 	// Of the goldens.
 	return append(list, variant{"attention.cu", "STORAGE=32 HEAD_SIZE=16"},
-		variant{"attention_segments.cu", "STORAGE=32 HEAD_SIZE=16 WARPS_OF_A_BLOCK=1"}, variant{"attention_segments.cu", "STORAGE=32 HEAD_SIZE=16 WARPS_OF_A_BLOCK=4"},
 		variant{"decode_attention.cu", "STORAGE=32 HEAD_SIZE=16 CACHE=32"}, variant{"decode_attention.cu", "STORAGE=32 HEAD_SIZE=16 CACHE=8"})
 }

@@ -5,9 +5,11 @@ package cuda
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"mlkv/internal/engine/cuda/gpu"
+	"mlkv/internal/graph"
 )
 
 // roundBF16 is the nearest bf16 number, of two the even one.
@@ -95,6 +97,40 @@ func TestPairProducts(t *testing.T) {
 		t.Logf("%v: deviates by %.2g of %.3g", p, worst, most)
 		if !(worst <= 2e-5*most) {
 			t.Errorf("%v: deviates by %g of %g", p, worst, most)
+		}
+	}
+}
+
+// TestEveryProductOfAScorerTakesPairs: its right operand is a matrix of weights,
+// which lies on the device as pairs, and its left one has room for them. It needs
+// no GPU.
+func TestEveryProductOfAScorerTakesPairs(t *testing.T) {
+	const length = 64
+	for name, cfg := range gpuModels(t) {
+		p := compileFor(t, cfg, graph.Options{Rows: 1, Length: length, Output: graph.Scores, Picked: length}, "apart")
+		needScratch(p, sizes{4}, absentSMs)
+		needPairs(p)
+		x := &executor{device: &device{elem: gpu.Float32, pairs: true}, p: p, segments: &segments{}}
+		for _, o := range p.ops {
+			products := x.products(o)
+			if len(products) == 0 {
+				continue
+			}
+			left, right, room := o.in[0], o.in[1], o.temp[len(o.temp)-1]
+			if right.role != weight || right.rows == 1 || !right.dense() {
+				t.Errorf("%s: %v multiplies with %v, which is no matrix of weights", name, o, right)
+			}
+			if room.rows != left.rows || room.cols != left.cols || room.elem != float {
+				t.Errorf("%s: %v has %v for the pairs of %v", name, o, room, left)
+			}
+			for _, q := range products {
+				if q.In != gpu.BFloat16 || q.Out != gpu.Float32 || q.TransA || !q.TransB || !q.Whole {
+					t.Errorf("%s: %v takes %+v", name, o, q)
+				}
+			}
+		}
+		if !slices.Contains(x.variants(p.users(p.tokens)[0]), x.pairsVariant()) {
+			t.Errorf("%s: pairs.cu is not loaded", name)
 		}
 	}
 }

@@ -30,8 +30,8 @@ const warpQueries = 16
 
 // wideQueries is how many queries a wide block takes: what the shared memory of
 // every device has room for.
-func (d *device) wideQueries(headSize int) int {
-	if d.elem == gpu.Float32 && headSize == 256 {
+func wideQueries(headSize int) int {
+	if headSize == 256 {
 		return 2 * warpQueries
 	}
 	return 4 * warpQueries
@@ -76,11 +76,15 @@ func put(dst []int32, list []queries) []int32 {
 }
 
 func (d *device) segmentVariant(o op.Attention, queries int) variant {
-	return d.variant("attention_segments.cu", fmt.Sprintf("HEAD_SIZE=%d WARPS_OF_A_BLOCK=%d", o.HeadSize, queries/warpQueries))
+	defines := fmt.Sprintf("HEAD_SIZE=%d WARPS_OF_A_BLOCK=%d", o.HeadSize, queries/warpQueries)
+	if d.pairs {
+		defines += " PAIRS=1"
+	}
+	return d.variant("attention_segments.cu", defines)
 }
 
 func (x *executor) segmentVariants(o op.Attention) []variant {
-	return []variant{x.segmentVariant(o, warpQueries), x.segmentVariant(o, x.wideQueries(o.HeadSize))}
+	return []variant{x.segmentVariant(o, warpQueries), x.segmentVariant(o, wideQueries(o.HeadSize))}
 }
 
 // attendSegments is attend over a stream of segments.
@@ -88,7 +92,7 @@ func (x *executor) attendSegments(o *operation, k attention) error {
 	for _, w := range []struct {
 		queryList
 		queries int
-	}{{x.segments.wide, x.wideQueries(k.HeadSize)}, {x.segments.narrow, warpQueries}} {
+	}{{x.segments.wide, wideQueries(k.HeadSize)}, {x.segments.narrow, warpQueries}} {
 		if w.count == 0 {
 			continue
 		}

@@ -129,7 +129,7 @@ func (s *scorer) Score(ctx context.Context, reqs []engine.Request) ([]engine.Sco
 // start puts a batch into the stream.
 func (s *scorer) start(b pack.Batch, l *slot) error {
 	x := s.x
-	if err := l.put(x, b, x.wideQueries(s.cfg.HeadSize())); err != nil {
+	if err := l.put(x, b, wideQueries(s.cfg.HeadSize())); err != nil {
 		return err
 	}
 	return inOrder(x.run, func() error { return l.fetch(x) })
@@ -146,7 +146,7 @@ func (s *scorer) Logits(_ context.Context, tokens []int32) ([]float32, error) {
 	b := pack.Sequence(tokens, s.limits())
 	out := make([]float32, len(b.Index)*s.cfg.VocabSize)
 	err := s.e.dev.gpu.Do(func() error {
-		if err := s.slots[0].put(s.x, b, s.x.wideQueries(s.cfg.HeadSize())); err != nil {
+		if err := s.slots[0].put(s.x, b, wideQueries(s.cfg.HeadSize())); err != nil {
 			return err
 		}
 		last := len(s.x.p.ops) - 1 // score

@@ -1,5 +1,6 @@
 // What attention without Hopper's instructions is made of: mma.sync for bf16
-// (sm_80 and newer), plain multiply-adds for float32. A warp takes 16 rows.
+// (sm_80 and newer), three of them for float32 with PAIRS, else plain
+// multiply-adds. A warp takes 16 rows.
 #pragma once
 #include "attention_shared.cuh"
 
@@ -7,11 +8,23 @@
 #define WARPS_OF_A_BLOCK (D == 256 && STORAGE == 32 ? 2 : 4)
 #endif
 const int WARPS = WARPS_OF_A_BLOCK;
-const int ROWS = 16 * WARPS;                                    // of a block
-const int OTHERS = D == 256 ? 32 : D == 128 && STORAGE == 32 ? 32 : 64;  // rows of the other side's tiles
+const int ROWS = 16 * WARPS;  // of a block
+#if STORAGE == 32 && !defined(PAIRS)
+const int OTHERS = D >= 128 ? 32 : 64;  // rows of the other side's tiles
+#else
+const int OTHERS = D == 256 ? 32 : 64;
+#endif
 const int BLOCK = 32 * WARPS;
 
-#if STORAGE == 16
+__device__ __forceinline__ void multiply(float *d, const uint32 *a, uint32 b0, uint32 b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+#ifdef PAIRS
+#include "attention_pairs.cuh"
+#elif STORAGE == 16
 
 typedef uint32 Tile;
 template <int R> __host__ __device__ constexpr int tile_size() { return tile_bytes<R, D>(); }
@@ -25,12 +38,6 @@ template <int R, class Map> __device__ __forceinline__ void load_rows(Tile tile,
     const int n = place(row);
     copy16(tile + piece_offset<R>(row, c), from + (n >= 0 ? (long long)n * stride + c * 8 : 0), n >= 0);
   }
-}
-
-__device__ __forceinline__ void multiply(float *d, const uint32 *a, uint32 b0, uint32 b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // rows_product: s (16 x N) = rows [row, row+16) of tile a times the rows of b.
