@@ -23,7 +23,11 @@ func scoreModels(t testing.TB) map[string]model.Config {
 	list := gpuModels(t)
 	wide := model.Plain(50304, 768, 2, 12)
 	wide.KVHeads, wide.Owner, wide.IntermediateSize = 1, model.OwnerMap{0, 0}, 3809
-	return map[string]model.Config{"plain": list["plain"], "before rotary": list["before rotary"], "head size 32": list["head size 32"], "head size 80": list["head size 80"], "head size 128": list["head size 128"], "head size 256": list["head size 256"], "wide": wide}
+	models := map[string]model.Config{"wide": wide}
+	for _, name := range []string{"plain", "tied", "sequential", "before rotary", "key value mlp", "head size 32", "head size 80", "head size 128", "head size 256"} {
+		models[name] = list[name]
+	}
+	return models
 }
 
 func openScorer(t testing.TB, e engine.Engine, cfg model.Config, w engine.Weights) engine.Scorer {
