@@ -19,7 +19,7 @@ import (
 )
 
 // benchModels are the rows of the paper that are timed, and larger ones.
-func benchModels(b *testing.B) map[string]model.Config {
+func benchModels(b testing.TB) map[string]model.Config {
 	sized := func(name string) model.Config {
 		cfg, err := model.Sized(name)
 		if err != nil {

@@ -453,7 +453,7 @@ func BenchmarkDecodeKernels(b *testing.B) {
 				b.Fatal(err)
 			}
 			for b.Loop() {
-				if err := d.gpu.Do(func() error { return inOrder(d.run, d.stream.Synchronize) }); err != nil {
+				if err := d.gpu.Do(func() error { return inOrder(d.greedy, d.stream.Synchronize) }); err != nil {
 					b.Fatal(err)
 				}
 			}

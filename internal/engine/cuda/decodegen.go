@@ -44,10 +44,10 @@ func (d *decoder) setSampling(s engine.Sampling, firstRow int) error {
 
 var errNotNumbers = errors.New("the model's logits are not numbers: its weights are damaged or overflow")
 
-// run takes n steps and calls each with the tokens of every one, until it returns
-// false. The device goes on while the host reads. Tokens of draws are numbered from
-// first: 0 if a draw was put into the stream before.
-func (d *decoder) steps(ctx context.Context, first, n int, each func(tokens []int32) (bool, error)) error {
+// steps takes n steps, each a launch of the graph step, and calls each with the tokens
+// of every one, until it returns false. The device goes on while the host reads. Tokens
+// of draws are numbered from first: 0 if a draw was put into the stream before.
+func (d *decoder) steps(ctx context.Context, step *gpu.Graph, first, n int, each func(tokens []int32) (bool, error)) error {
 	rows := d.plan.o.Rows
 	launched, read := first, first
 	if first == 0 {
@@ -59,7 +59,7 @@ func (d *decoder) steps(ctx context.Context, first, n int, each func(tokens []in
 	for read <= n {
 		if launched <= n && launched-read < ahead {
 			slot := launched % ringSlots
-			if err := inOrder(func() error { return d.step.Launch(d.stream) }, func() error { return d.events[slot].Record(d.stream) }); err != nil {
+			if err := inOrder(func() error { return step.Launch(d.stream) }, func() error { return d.events[slot].Record(d.stream) }); err != nil {
 				return err
 			}
 			launched++
@@ -101,7 +101,7 @@ func (d *decoder) Extend(ctx context.Context, tokens []int32, steps int) ([]int3
 			func() error { return d.put(tokens) },
 			func() error { return d.setSampling(engine.Sampling{}, 0) },
 			func() error {
-				return d.steps(ctx, 1, steps, func(tokens []int32) (bool, error) {
+				return d.steps(ctx, d.step, 1, steps, func(tokens []int32) (bool, error) {
 					for r, t := range tokens {
 						chosen[r*steps+at] = t
 					}
@@ -127,12 +127,16 @@ func (d *decoder) Continue(ctx context.Context, prompts [][]int32, o engine.Cont
 			return fmt.Errorf("prompt %d: %d tokens and %d more exceed the capacity of %d", r, len(p), o.Steps, d.plan.o.MaxSize)
 		}
 	}
+	step := d.step
+	if o.Sampling.Temperature > 0 && d.draw != nil {
+		step = d.draw
+	}
 	return d.gpu.Do(func() error {
 		return inOrder(
 			func() error { return d.readPrompts(ctx, prompts) },
 			func() error { return d.setSampling(o.Sampling, o.FirstRow) },
 			func() error { return d.project(d.sample) },
-			func() error { return d.steps(ctx, 0, o.Steps-1, each) },
+			func() error { return d.steps(ctx, step, 0, o.Steps-1, each) },
 		)
 	})
 }

@@ -103,6 +103,9 @@ func (d *decoder) launchEarly(v variant, name string, g gpu.Grid, args ...any) e
 // memory of its own.
 func (d *decoder) prepare() error {
 	list := []variant{d.stepVariant(), d.cacheVariant(), d.sampleFile(), d.linearFile()}
+	if d.many() {
+		list = append(list, d.manyFile())
+	}
 	if err := d.kernels.load(list...); err != nil {
 		return err
 	}

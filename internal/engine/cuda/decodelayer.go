@@ -23,6 +23,37 @@ func (d *decoder) layer(l deviceLayer, b batch) error {
 	if err := d.norm(b.x, null, null, b.normed, b.tokens); err != nil {
 		return err
 	}
+	if err := d.split(l, b); err != nil {
+		return err
+	}
+	attend := func() error { return d.attendCache(l, b.y) }
+	if b.prompts != nil {
+		attend = func() error { return d.attendPrompts(l, b) }
+	}
+	err := inOrder(
+		attend,
+		func() error { return d.multiplyRows(d.outProduct(l, b), b.tokens) },
+	)
+	if err != nil || l.mlpIn == nil {
+		return err
+	}
+	products := d.mlpProducts(l, b)
+	return inOrder(
+		func() error { return d.norm(b.x, null, null, b.normed, b.tokens) },
+		func() error { return d.multiplyRows(products[0], b.tokens) },
+		func() error { return d.geluInner(l.mlpIn, b) },
+		func() error { return d.multiplyRows(products[1], b.tokens) },
+	)
+}
+
+// split makes of the normalised input keys and values in the cache, and queries and
+// the inner layer of the MLP in y.
+func (d *decoder) split(l deviceLayer, b batch) error {
+	if b.prompts == nil && d.many() {
+		if done, err := d.manySplit(l, b); done || err != nil {
+			return err
+		}
+	}
 	if err := d.multiplyRows(d.splitProduct(l, b), b.tokens); err != nil {
 		return err
 	}
@@ -39,25 +70,7 @@ func (d *decoder) layer(l deviceLayer, b batch) error {
 			}
 		}
 	}
-	attend := func() error { return d.attendCache(l, b.y) }
-	if b.prompts != nil {
-		attend = func() error { return d.attendPrompts(l, b) }
-	}
-	err := inOrder(
-		func() error { return d.splitHeads(l, b) },
-		attend,
-		func() error { return d.multiplyRows(d.outProduct(l, b), b.tokens) },
-	)
-	if err != nil || l.mlpIn == nil {
-		return err
-	}
-	products := d.mlpProducts(l, b)
-	return inOrder(
-		func() error { return d.norm(b.x, null, null, b.normed, b.tokens) },
-		func() error { return d.multiplyRows(products[0], b.tokens) },
-		func() error { return d.geluInner(l.mlpIn, b) },
-		func() error { return d.multiplyRows(products[1], b.tokens) },
-	)
+	return d.splitHeads(l, b, l.query, l.mlp)
 }
 
 // unrotated says whether a layer's owner keeps its keys without rotary.
@@ -80,8 +93,8 @@ func (d *decoder) cached(owner int) (keys, values, keyScales, valueScales gpu.Pt
 	return at(k), at(v), at(ks), at(vs)
 }
 
-// splitHeads runs decode_split.
-func (d *decoder) splitHeads(l deviceLayer, b batch) error {
+// splitHeads runs decode_split on keys, values and as many columns of queries and mlp.
+func (d *decoder) splitHeads(l deviceLayer, b batch, query, mlp int) error {
 	p := d.plan
 	_, pairs := p.rotaryShape()
 	keys, values, keyScales, valueScales := d.cached(l.owner)
@@ -99,7 +112,7 @@ func (d *decoder) splitHeads(l deviceLayer, b batch) error {
 		shared = l.kv
 	}
 	return d.launchEarly(d.stepVariant(), "decode_split", gpu.Grid{Blocks: [3]int{tokens}, Threads: [3]int{256}, Shared: shared},
-		b.y, int32(layerStride(l)), l.split.bias, int32(l.kv), int32(l.query), int32(l.mlp), int32(p.cfg.HeadSize()), d.mem.table, int32(pairs),
+		b.y, int32(layerStride(l)), l.split.bias, int32(l.kv), int32(query), int32(mlp), int32(p.cfg.HeadSize()), d.mem.table, int32(pairs),
 		positions, int32(first), int32(length), int32(p.capacity), int32(p.o.Rows), keys, values, keyScales, valueScales, int32(p.capacity),
 		flag(d.unrotated(l.owner)), borrowed)
 }
@@ -131,5 +144,5 @@ func (d *decoder) attendCache(l deviceLayer, y gpu.Ptr) error {
 	}
 	return d.launchEarly(d.cacheVariant(), name, gpu.Grid{Blocks: [3]int{launch.blocks}, Threads: [3]int{launch.threads}, Shared: launch.shared},
 		q, stride, keys, values, keyScales, valueScales, int32(p.capacity), q, stride, d.mem.seen, d.mem.places, d.mem.partial, d.mem.arrived,
-		int32(p.cfg.Heads), int32(p.cfg.KVHeads), d.mem.table, int32(pairs), scale)
+		int32(p.cfg.Heads), int32(p.cfg.KVHeads), d.mem.table, int32(pairs), scale, flag(!d.few()))
 }

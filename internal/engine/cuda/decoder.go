@@ -26,8 +26,9 @@ type decoder struct {
 	mem     decodeMemory
 	ring    *gpu.Pinned[int32] // the latest steps' tokens
 	events  [ringSlots]gpu.Event
-	step    *gpu.Graph
-	lengths []int // tokens of each row in the cache
+	step    *gpu.Graph // chooses the most likely tokens
+	draw    *gpu.Graph // draws them; nil where step does both
+	lengths []int      // tokens of each row in the cache
 }
 
 // decodeMemory are the addresses of what a decoder keeps for its capacity.
@@ -88,7 +89,7 @@ func (d *decoder) Resize(o engine.DecodeOptions) error {
 			return err
 		}
 		d.plan = plan
-		return inOrder(d.prepare, d.allocate, d.fillTable, d.clear, d.warmUp, d.clear, d.capture)
+		return inOrder(d.prepare, d.allocate, d.fillTable, d.clear, d.warmUp, d.capture)
 	})
 	if err == nil {
 		return nil
@@ -176,28 +177,40 @@ func (d *decoder) clear() error {
 	)
 }
 
-// warmUp runs a step: the driver loads kernels when they are first launched, which
+// warmUp runs the steps: the driver loads kernels when they are first launched, which
 // it does not do while a graph is recorded.
-func (d *decoder) warmUp() error { return inOrder(d.run, d.stream.Synchronize) }
+func (d *decoder) warmUp() error {
+	return inOrder(d.greedy, d.clear, d.drawn, d.clear, d.stream.Synchronize)
+}
 
 func (d *decoder) capture() (err error) {
-	d.step, err = gpu.Capture(d.stream, d.run)
+	if d.step, err = gpu.Capture(d.stream, d.greedy); err == nil && d.many() {
+		d.draw, err = gpu.Capture(d.stream, d.drawn)
+	}
 	return err
 }
 
-// run is one step: it reads a token a row and chooses the next.
-func (d *decoder) run() error {
-	if err := d.forward(); err != nil {
-		return err
+// greedy is a step of the most likely tokens: it reads a token a row and chooses the
+// next.
+func (d *decoder) greedy() error {
+	if !d.many() {
+		return d.drawn()
 	}
-	return d.project(d.sample)
+	return inOrder(d.forward, d.manyChoice)
+}
+
+// drawn is a step that chooses tokens as the sampling says.
+func (d *decoder) drawn() error {
+	return inOrder(d.forward, func() error { return d.project(d.sample) })
 }
 
 // release gives back what depends on the capacity.
 func (d *decoder) release() error {
 	errs := []error{d.stream.Synchronize()}
-	if d.step != nil {
-		errs = append(errs, d.step.Destroy())
+	for _, g := range []*gpu.Graph{d.step, d.draw} {
+		if g != nil {
+			errs = append(errs, g.Destroy())
+		}
 	}
 	for _, a := range d.arenas {
 		errs = append(errs, a.Free())
@@ -208,7 +221,7 @@ func (d *decoder) release() error {
 			errs = append(errs, d.events[i].Destroy())
 		}
 	}
-	d.step, d.arenas, d.ring, d.lengths, d.plan = nil, nil, nil, nil, decodePlan{}
+	d.step, d.draw, d.arenas, d.ring, d.lengths, d.plan = nil, nil, nil, nil, nil, decodePlan{}
 	return errors.Join(errs...)
 }
 

@@ -53,8 +53,8 @@ func everyVariant(k *kernelSet) []variant {
 		"attention.cu": {"HEAD_SIZE=32", "HEAD_SIZE=64", "HEAD_SIZE=80", "HEAD_SIZE=128", "HEAD_SIZE=256"},
 		"layernorm.cu": {"HIDDEN=96", "HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768", "HIDDEN=1024", "HIDDEN=2048"},
 		"residual.cu":  {"HIDDEN=256", "HIDDEN=320", "HIDDEN=512", "HIDDEN=768", "HIDDEN=1024", "HIDDEN=2048"},
-		"decode.cu":    {"CACHE=own", "CACHE=8"},
-		"headloss.cu":  {"VOCAB=256", "VOCAB=512", "VOCAB=50304"},
+		"decode.cu":    {"CACHE=own", "CACHE=8"}, "decode_many.cu": {"CACHE=own", "CACHE=8"},
+		"headloss.cu": {"VOCAB=256", "VOCAB=512", "VOCAB=50304"},
 	}
 	for _, size := range []string{"HEAD_SIZE=32", "HEAD_SIZE=64", "HEAD_SIZE=80", "HEAD_SIZE=128", "HEAD_SIZE=256"} {
 		constants["decode_attention.cu"] = append(constants["decode_attention.cu"], size+" CACHE=own", size+" CACHE=8")

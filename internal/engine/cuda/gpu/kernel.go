@@ -90,7 +90,8 @@ func Grid1(n, threads int) Grid {
 const defaultShared = 24 << 10
 
 // Launch puts the kernel into a stream. Arguments must have the C types of the
-// kernel's parameters: Ptr, int32, uint32, int64, uint64, float32 or float64.
+// kernel's parameters: Ptr, int32, uint32, int64, uint64, float32, float64 or
+// *TensorMap.
 func (k *Kernel) Launch(s Stream, g Grid, args ...any) error {
 	return k.launch(g, args, func(ptrs []unsafe.Pointer) error {
 		return k.f.Launch(max(g.Blocks[0], 1), max(g.Blocks[1], 1), max(g.Blocks[2], 1),
@@ -130,6 +131,10 @@ func (k *Kernel) launch(g Grid, args []any, call func(ptrs []unsafe.Pointer) err
 	cells := make([]uint64, len(args))
 	ptrs := make([]unsafe.Pointer, len(args))
 	for i, a := range args {
+		if m, ok := a.(*TensorMap); ok {
+			ptrs[i] = unsafe.Pointer(m)
+			continue
+		}
 		cells[i] = cell(k.name, i, a)
 		ptrs[i] = unsafe.Pointer(&cells[i])
 	}

@@ -151,6 +151,7 @@
 	X(cuSurfRefGetArray) \
 	X(cuSurfRefSetArray) \
 	X(cuTexRefGetAddressMode) \
+	X(cuTensorMapEncodeTiled) \
 	X(cuTexRefGetAddress_v2) \
 	X(cuTexRefGetArray) \
 	X(cuTexRefGetBorderColor) \

@@ -13,6 +13,7 @@
 typedef int CUdevice;
 typedef unsigned long long CUdeviceptr;
 typedef uint32_t cuuint32_t;
+typedef uint64_t cuuint64_t;
 typedef struct CUctx_st *CUcontext;
 typedef struct CUmod_st *CUmodule;
 typedef struct CUfunc_st *CUfunction;
@@ -527,5 +528,16 @@ typedef struct {
 	CUlaunchAttribute *attrs;
 	unsigned int numAttrs;
 } CUlaunchConfig;
+
+/* Matrices as the copy engine sees them. */
+typedef struct { _Alignas(64) cuuint64_t opaque[16]; } CUtensorMap;
+
+enum {
+	CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9,
+	CU_TENSOR_MAP_INTERLEAVE_NONE = 0,
+	CU_TENSOR_MAP_SWIZZLE_128B = 3,
+	CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3,
+	CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0,
+};
 
 #endif

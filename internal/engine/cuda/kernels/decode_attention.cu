@@ -286,18 +286,6 @@ template <bool WIDE> struct Heads {
 // in it a unit of positions.
 typedef int2 Place;
 
-// Sum is a channel of a head that is merged from parts.
-struct Sum {
-  float o, top, sum;
-  __device__ __forceinline__ Sum() : o(0), top(-INFINITE), sum(0) {}
-  __device__ __forceinline__ void add(float x, float t, float l, float scale) {
-    const float higher = fmaxf(top, t);
-    if (higher == -INFINITE) return;
-    const float old = exp2_fast((top - higher) * scale), now = exp2_fast((t - higher) * scale);
-    o = o * old + x * now, sum = sum * old + l * now, top = higher;
-  }
-};
-
 struct Work {
   const element *q;
   int q_stride;
@@ -321,13 +309,58 @@ __device__ __forceinline__ float4 fresh_load4(const float *p) {
 
 __device__ __forceinline__ void put4(element *to, float4 v, float f) { *(uint2 *)to = make_uint2(pack_bf16(v.x * f, v.y * f), pack_bf16(v.z * f, v.w * f)); }
 
+// merge adds up eight channels of a head from the parts that parts(k) gives, SLOT
+// floats each, for k below count, at most MOST; sum and top are the head's.
+template <int MOST, bool FRESH, class Parts> __device__ __forceinline__ void merge(const Parts &parts, int count, int channel, float scale, float (&o)[8], float &top, float &sum) {
+  float x[MOST][8], t[MOST], l[MOST];
+#pragma unroll
+  for (int k = 0; k < MOST; k++) {
+    const float *slot = parts(min(k, count - 1));
+    const float4 a = FRESH ? fresh_load4(slot + channel) : *(const float4 *)(slot + channel);
+    const float4 b = FRESH ? fresh_load4(slot + channel + 4) : *(const float4 *)(slot + channel + 4);
+    x[k][0] = a.x, x[k][1] = a.y, x[k][2] = a.z, x[k][3] = a.w, x[k][4] = b.x, x[k][5] = b.y, x[k][6] = b.z, x[k][7] = b.w;
+    t[k] = FRESH ? fresh_load(slot + D) : slot[D], l[k] = FRESH ? fresh_load(slot + D + 1) : slot[D + 1];
+  }
+  top = t[0];
+#pragma unroll
+  for (int k = 1; k < MOST; k++) top = fmaxf(top, t[k]);
+  sum = 0;
+#pragma unroll
+  for (int j = 0; j < 8; j++) o[j] = 0;
+#pragma unroll
+  for (int k = 0; k < MOST; k++) {
+    if (k >= count) break;
+    const float f = exp2_fast((t[k] - top) * scale);
+    sum += f * l[k];
+#pragma unroll
+    for (int j = 0; j < 8; j++) o[j] += f * x[k][j];
+  }
+}
+
+__device__ __forceinline__ void put8(element *to, float (&o)[8], float sum) {
+  const float f = 1 / sum;
+#pragma unroll
+  for (int j = 0; j < 8; j++) o[j] *= f;
+  store8(to, o);
+}
+
 // join merges what count teams have left of a head's output, the first of them in its
 // second slot if skip is 1, by one team. shared holds MERGE floats.
 __device__ __forceinline__ void join(const float *parts, int count, int skip, int group, float scale, element *out, float *shared) {
+  const int FEW = 4;  // parts that a thread reads at once
   const int thread = threadIdx.x % TEAM, warp = thread / 32, lane = thread % 32;
   float *factors = shared, *sums = factors + PARTS * 16, *inverse = sums + PARTS * 16;
   float4 *rest = (float4 *)(inverse + 16);
   auto slot = [&](int k, int g) { return parts + ((2ll * k + (k == 0 ? skip : 0)) * group + g) * SLOT; };
+  if (count <= FEW) {
+    for (int i = thread; i < group * (D / 8); i += TEAM) {
+      const int g = i / (D / 8), d = i % (D / 8) * 8;
+      float o[8], top, sum;
+      merge<FEW, true>([&](int k) { return slot(k, g); }, count, d, scale, o, top, sum);
+      put8(out + g * D + d, o, sum);
+    }
+    return;
+  }
   for (int i = thread; i < count * group; i += TEAM) {
     const float *from = slot(i / group, i % group);
     factors[i] = fresh_load(from + D), sums[i] = fresh_load(from + D + 1);
@@ -380,84 +413,113 @@ __device__ __forceinline__ void join(const float *parts, int count, int skip, in
   }
 }
 
+// sharing finds, by a warp, how many teams before this one and behind it have parts
+// of the same head. Of the teams that share a head only the first can have begun
+// before it.
+__device__ __forceinline__ int2 sharing(const Work &w, int item, int team, int teams, int lane) {
+  int2 n = make_int2(0, 0);
+  for (bool more = true; more; n.x += 32) {
+    const Place p = w.places[max(team - n.x - lane, 0)];
+    const uint32 out = ~__ballot_sync(~0u, p.x == item && p.y > 0);
+    if (out) n.x += __ffs(out) - 1 - 32, more = false;
+  }
+  for (bool more = true; more; n.y += 32) {
+    const uint32 out = ~__ballot_sync(~0u, w.places[min(team + 1 + n.y + lane, teams)].x == item);
+    if (out) n.y += __ffs(out) - 1 - 32, more = false;
+  }
+  return n;
+}
+
+// Stretch is what a team does of a head: units [from, to) of all units, up to
+// position stop of n.
+struct Stretch {
+  int item, from, to, units, n, stop;
+  __device__ __forceinline__ Stretch(int item, int from, Place end, int n) : item(item), from(from), n(n) {
+    units = div_up(n, UNIT), to = item == end.x ? end.y : units;
+    stop = min(to * UNIT, n);
+  }
+};
+
 // finish merges the team's warps for one key/value head, and the teams that share it
-// where this one is the last to arrive. Units [from, to) of all units are this team's.
-__device__ __forceinline__ void finish(const Work &w, int team, float *states, int item, int from, int to, int units, int group) {
-  __shared__ int lasts[TEAMS], firsts[TEAMS], counts[TEAMS];
+// where this one is the last to arrive.
+__device__ __forceinline__ void finish(const Work &w, int team, float *states, const Stretch &s, int group) {
+  __shared__ int lasts[TEAMS], befores[TEAMS], counts[TEAMS];
   const int thread = threadIdx.x % TEAM, local = threadIdx.x / TEAM;
   team_barrier();
-  const int row = item / w.kv_heads, head = item - row * w.kv_heads;
+  const int row = s.item / w.kv_heads, head = s.item - row * w.kv_heads;
   element *out = w.out + (long long)row * w.out_stride + (long long)head * group * D;
-  const bool whole = from == 0 && to == units;
-  float *mine = w.partial + (2ll * team + (w.places[team].x == item ? 0 : 1)) * group * SLOT;
-  for (int i = thread; i < group * D; i += TEAM) {
-    const int g = i / D, d = i - g * D;
-    Sum total;
-#pragma unroll
-    for (int k = 0; k < WARPS; k++) {
-      const float *slot = states + (k * group + g) * SLOT;
-      total.add(slot[d], slot[D], slot[D + 1], w.scale);
-    }
+  const bool whole = s.from == 0 && s.to == s.units;
+  float *mine = w.partial + (2ll * team + (w.places[team].x == s.item ? 0 : 1)) * group * SLOT;
+  for (int i = thread; i < group * (D / 8); i += TEAM) {
+    const int g = i / (D / 8), d = i % (D / 8) * 8;
+    float o[8], top, sum;
+    merge<WARPS, false>([&](int k) { return states + (k * group + g) * SLOT; }, WARPS, d, w.scale, o, top, sum);
     if (whole) {
-      out[i] = to_element(total.o / total.sum);
+      put8(out + g * D + d, o, sum);
     } else {
-      mine[g * SLOT + d] = total.o;
-      if (d == 0) mine[g * SLOT + D] = total.top, mine[g * SLOT + D + 1] = total.sum;
+      store8(mine + g * SLOT + d, o);
+      if (d == 0) *(float2 *)(mine + g * SLOT + D) = make_float2(top, sum);
     }
   }
   if (!whole) {
     __threadfence();
     team_barrier();
-    if (thread == 0) {
-      const bool last = atomicAdd(w.arrived + item, to - from) + to - from == units;
-      lasts[local] = last;
-      if (last) {
-        int a = team, b = team;
-        while (w.places[a].x == item && w.places[a].y > 0) a--;
-        while (w.places[b + 1].x == item) b++;
-        firsts[local] = a, counts[local] = b - a + 1;
-        w.arrived[item] = 0;
-        __threadfence();
+    if (thread < 32) {
+      const int2 others = sharing(w, s.item, team, gridDim.x * TEAMS, thread);
+      if (thread == 0) {
+        const bool last = atomicAdd(w.arrived + s.item, s.to - s.from) + s.to - s.from == s.units;
+        lasts[local] = last, befores[local] = others.x, counts[local] = others.x + 1 + others.y;
+        if (last) {
+          w.arrived[s.item] = 0;
+          __threadfence();
+        }
       }
     }
     team_barrier();
     if (lasts[local]) {
-      // Of the teams that share the head only the first can have begun before it.
-      const int first = firsts[local];
-      join(w.partial + 2ll * first * group * SLOT, counts[local], w.places[first].x == item ? 0 : 1, group, w.scale, out, states);
+      const int first = team - befores[local];
+      join(w.partial + 2ll * first * group * SLOT, counts[local], w.places[first].x == s.item ? 0 : 1, group, w.scale, out, states);
     }
   }
   team_barrier();
 }
 
-template <bool WIDE, bool TURN> __device__ __forceinline__ void attend(const Work &w, const Cache &cache, const float2 *table, int pairs) {
+template <bool WIDE, bool TURN> __device__ __forceinline__ void attend(const Work &w, const Cache &cache, const float2 *table, int pairs, bool early) {
+  // Tiles that are held: one is used while the others are on their way.
+  const int STAGES = BYTES && D == 64 ? (TURN ? 3 : 4) : 2;
   extern __shared__ __align__(16) float team_shared[];
   const int group = w.heads / w.kv_heads, local = threadIdx.x / TEAM, team = blockIdx.x * TEAMS + local;
   const int warp = threadIdx.x % TEAM / 32, lane = threadIdx.x % 32;
   float *states = team_shared + local * max(MERGE, WARPS * group * SLOT);
+  if (!early) wait_for_previous();
   const Place begin = w.places[team], end = w.places[team + 1];
-  int unit = begin.y;
-  for (int item = begin.x; item < end.x || (item == end.x && unit < end.y); item++, unit = 0) {
-    const int row = item / w.kv_heads, head = item - row * w.kv_heads;
-    const int n = w.seen[row], units = div_up(n, UNIT), to = item == end.x ? end.y : units;
+  int from = begin.y;
+  for (int item = begin.x; item < end.x || (item == end.x && from < end.y); item++, from = 0) {
+    const int row = item / w.kv_heads;
+    const Stretch s(item, from, end, w.seen[row]);
     const long long base = (long long)item * cache.capacity;
+    int p = from * UNIT + warp * TILE;
+    // The kernel ahead may still write the last position.
+    if (p + (STAGES - 2) * UNIT + TILE >= s.n) wait_for_previous();
+    Tile tiles[STAGES];
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++)
+      if (p + i * UNIT < s.stop) tiles[i].load(cache, base, p + i * UNIT, s.n, lane);
+    wait_for_previous();
     Heads<WIDE> heads;
-    heads.start(w.q + (long long)row * w.q_stride + (long long)head * group * D, group, lane);
-    const int stop = min(to * UNIT, n);
-    int p = unit * UNIT + warp * TILE;
-    Tile a, b;
-    if (p < stop) a.load(cache, base, p, n, lane);
-    while (p < stop) {
-      if (p + UNIT < stop) b.load(cache, base, p + UNIT, n, lane);
-      heads.template take<TURN>(a, p, n, table, pairs, w.scale, lane);
-      p += UNIT;
-      if (p >= stop) break;
-      if (p + UNIT < stop) a.load(cache, base, p + UNIT, n, lane);
-      heads.template take<TURN>(b, p, n, table, pairs, w.scale, lane);
-      p += UNIT;
+    heads.start(w.q + (long long)row * w.q_stride + (long long)(item - row * w.kv_heads) * group * D, group, lane);
+    while (p < s.stop) {
+#pragma unroll
+      for (int i = 0; i < STAGES; i++) {
+        if (p >= s.stop) break;
+        const int far = p + (STAGES - 1) * UNIT;
+        if (far < s.stop) tiles[(i + STAGES - 1) % STAGES].load(cache, base, far, s.n, lane);
+        heads.template take<TURN>(tiles[i], p, s.n, table, pairs, w.scale, lane);
+        p += UNIT;
+      }
     }
     heads.put(states + warp * group * SLOT, group, lane);
-    finish(w, team, states, item, unit, to, units, group);
+    finish(w, team, states, s, group);
   }
 }
 
@@ -467,15 +529,15 @@ template <bool WIDE, bool TURN> __device__ __forceinline__ void attend(const Wor
 // 0, says that keys are to be rotated, by table [position, pairs]. At most 16 query
 // heads share a key/value head. scale is that of scores in powers of two. Blocks of
 // TEAMS * 128; dynamic shared memory: TEAMS * max(MERGE, 4 * group * SLOT) floats.
-#define DECODE_ATTENTION(NAME, WIDE, TURN)                                                                                                                            \
-  extern "C" __global__ void __launch_bounds__(TEAMS * TEAM, 1)                                                                                                       \
-      NAME(const element *q, int q_stride, const cached *keys, const cached *values, const bf16 *key_scales, const bf16 *value_scales, int capacity, element *out,    \
-           int out_stride, const int *seen, const Place *places, float *partial, int *arrived, int heads, int kv_heads, const float2 *table, int pairs, float scale) { \
-    begin_early();                                                                                                                                                   \
-    wait_for_previous();                                                                                                                                             \
-    const Cache cache = {keys, values, key_scales, value_scales, capacity};                                                                                          \
-    const Work work = {q, q_stride, out, out_stride, seen, places, partial, arrived, heads, kv_heads, scale};                                                        \
-    attend<WIDE, TURN>(work, cache, table, pairs);                                                                                                                   \
+#define DECODE_ATTENTION(NAME, WIDE, TURN)                                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(TEAMS * TEAM, 1)                                                                                                         \
+      NAME(const element *q, int q_stride, const cached *keys, const cached *values, const bf16 *key_scales, const bf16 *value_scales, int capacity, element *out,      \
+           int out_stride, const int *seen, const Place *places, float *partial, int *arrived, int heads, int kv_heads, const float2 *table, int pairs, float scale,    \
+           int early) {                                                                                                                                                 \
+    begin_early();                                                                                                                                                      \
+    const Cache cache = {keys, values, key_scales, value_scales, capacity};                                                                                             \
+    const Work work = {q, q_stride, out, out_stride, seen, places, partial, arrived, heads, kv_heads, scale};                                                           \
+    attend<WIDE, TURN>(work, cache, table, pairs, early);                                                                                                               \
   }
 DECODE_ATTENTION(decode_attention, false, false)
 DECODE_ATTENTION(decode_attention_turn, false, true)

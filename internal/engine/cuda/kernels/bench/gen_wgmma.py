@@ -1,7 +1,7 @@
 """Writes ../gen_wgmma.cuh: one wrapper for each shape of wgmma that the kernels use."""
 import os
 
-SHAPES = (16, 32, 64, 80, 128, 192, 256)
+SHAPES = (16, 32, 64, 72, 80, 128, 192, 256)
 
 
 def wrapper(n, a_in_registers):
