@@ -118,6 +118,56 @@ func TestManyRowsMatchTheCPU(t *testing.T) {
 	}
 }
 
+// TestFewRowsMatchManyRows: rows of every length get the same logits from a step that is one
+// kernel and from one that is many, and the former the same bits in every replay.
+func TestFewRowsMatchManyRows(t *testing.T) {
+	const many = 17
+	e := openGPU(t, Options{})
+	lengths := []int{190, 1, 191, 192, 1500, 380, 64, 2300, 575, 576, 7, 300, 770, 1151, 193, 1000, 20}
+	next := make([][]int32, 3)
+	models := gpuDecodeModels(t)
+	plain := models["twelve heads a key, after"]
+	plain.KVHeads = plain.Heads
+	for name, cfg := range map[string]model.Config{"a key for all": models["before 0_0_2 1"], "twelve heads a key": models["twelve heads a key"], "head size 128": models["head size 128"], "plain": plain} {
+		cfg.MaxPositions = 2400
+		w := randomWeights(cfg, 3)
+		scaleDown(w, cfg)
+		var prompts [][]int32
+		for r, n := range lengths {
+			prompts = append(prompts, testBatch(cfg, 1, n, uint64(r)).Tokens)
+		}
+		for s := range next {
+			next[s] = testBatch(cfg, 1, many, uint64(100+s)).Tokens
+		}
+		o := engine.DecodeOptions{Rows: many, MaxSize: 2400}
+		want := play(t, newDecoder(t, e, cfg, w, o), prompts, next)
+		for _, rows := range [][2]int{{7, 8}, {1, 2}, {0, 5}, {4, 12}, {3, 16}, {1, 17}} {
+			first, end := rows[0], rows[1]
+			var tokens [][]int32
+			for _, n := range next {
+				tokens = append(tokens, n[first:end])
+			}
+			var logits [][]float32
+			for _, l := range want {
+				logits = append(logits, l[first*cfg.VocabSize:end*cfg.VocabSize])
+			}
+			o.Rows = end - first
+			d := newDecoder(t, e, cfg, w, o)
+			got := play(t, d, prompts[first:end], tokens)
+			far, where := farthest(got, logits, cfg.VocabSize)
+			what := fmt.Sprintf("%s, rows %d to %d: %s deviates by %.3g", name, first, end-1, where, far)
+			if !(far <= 1e-2) {
+				t.Errorf("%s, at most 1e-2 is expected", what)
+			} else {
+				t.Log(what)
+			}
+			for s, l := range play(t, d, prompts[first:end], tokens) {
+				sameBits(t, l, got[s])
+			}
+		}
+	}
+}
+
 // matchCase is an engine, a number of rows, the bits of the cache, and how far logits
 // may be from the CPU's.
 type matchCase struct {
@@ -361,7 +411,7 @@ func TestWorkIsDealtEvenly(t *testing.T) {
 	cfg := decodeModels(t, 256, 512, 4)["after 0_0_2 2"]
 	e := openGPU(t, Options{})
 	w := randomWeights(cfg, 1)
-	for _, rows := range []int{1, 3, 1500} {
+	for _, rows := range []int{17, 20, 1500} {
 		d := newDecoder(t, e, cfg, w, engine.DecodeOptions{Rows: rows, MaxSize: 400}).(*decoder)
 		prompts, _ := script(cfg, rows, 0)
 		play(t, d, prompts, nil)

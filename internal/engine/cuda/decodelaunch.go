@@ -53,24 +53,6 @@ func (d *decoder) attentionLaunch() (decodeLaunch, error) {
 	return l, nil
 }
 
-// few says whether a step takes the products for few rows: those of bf16 weights
-// with a parallel residual, as long as a block holds the rows that it multiplies.
-func (d *decoder) few() bool {
-	p, cfg := d.plan, d.plan.cfg
-	widest := cfg.HiddenSize + cfg.IntermediateSize
-	shared := p.o.Rows * (widest + 64) * 2
-	return d.elem == gpu.BFloat16 && p.bits == 16 && cfg.ParallelResidual && cfg.KVIntermediateSize == 0 &&
-		p.o.Rows <= fewRows && shared+fewStatic <= d.info.SharedMemory
-}
-
-const (
-	fewRows   = 16
-	fewStatic = 17 << 10 // shared memory of the kernels besides the rows
-)
-
-// fewShared is the shared memory for rows of activations; see Few::stride.
-func fewShared(rows, k int) int { return 2 * rows * (k + 8*((12-k/8%8)%8)) }
-
 // rotaryShape is how many positions and pairs of channels the table of rotary has:
 // those of the cache, and of the padding of prompts.
 func (p decodePlan) rotaryShape() (positions, pairs int) {
@@ -102,6 +84,10 @@ func (d *decoder) launchEarly(v variant, name string, g gpu.Grid, args ...any) e
 // prepare compiles the kernels and tunes the products that a step needs, which takes
 // memory of its own.
 func (d *decoder) prepare() error {
+	var err error
+	if d.whole, err = d.wholeLaunch(); err != nil {
+		return err
+	}
 	list := []variant{d.stepVariant(), d.cacheVariant(), d.sampleFile(), d.linearFile()}
 	if d.many() {
 		list = append(list, d.manyFile())
@@ -109,11 +95,7 @@ func (d *decoder) prepare() error {
 	if err := d.kernels.load(list...); err != nil {
 		return err
 	}
-	rows := d.plan.o.Rows
-	if d.few() {
-		return nil
-	}
-	for _, m := range d.products(rows) {
+	for _, m := range d.products(d.plan.o.Rows) {
 		if _, err := d.product(m); err != nil {
 			return err
 		}
@@ -128,6 +110,9 @@ func (d *decoder) products(rows int) []gpu.Product {
 	}
 	var list []gpu.Product
 	for _, l := range d.weights.layers {
+		if d.whole != nil {
+			break // these are not products of their own
+		}
 		for _, o := range d.layerProducts(l, batch{tokens: rows}) {
 			list = append(list, o.describe(d.elem, rows))
 		}

@@ -125,7 +125,7 @@ func (d *decoder) attendCache(l deviceLayer, y gpu.Ptr) error {
 	}
 	p := d.plan
 	_, pairs := p.rotaryShape()
-	if l.kv == 0 || !d.unrotated(l.owner) {
+	if !d.turned(l) {
 		pairs = 0
 	}
 	q, stride := d.queries(l, y), int32(layerStride(l))
@@ -135,6 +135,9 @@ func (d *decoder) attendCache(l deviceLayer, y gpu.Ptr) error {
 		return d.launchEarly(d.cacheVariant(), "decode_attention_plain", gpu.Grid{Blocks: [3]int{p.o.Rows * p.cfg.KVHeads}, Threads: [3]int{256}, Shared: launch.shared},
 			q, stride, keys, values, keyScales, valueScales, int32(p.capacity), q, stride, d.mem.seen, int32(p.cfg.Heads), int32(p.cfg.KVHeads), d.mem.table, int32(pairs), scale)
 	}
+	// Behind the first layer decode_begin is done: no product lets the next kernel begin
+	// before its own end.
+	early := l.split != d.weights.layers[0].split
 	name := "decode_attention"
 	if launch.wide {
 		name += "_wide"
@@ -144,5 +147,5 @@ func (d *decoder) attendCache(l deviceLayer, y gpu.Ptr) error {
 	}
 	return d.launchEarly(d.cacheVariant(), name, gpu.Grid{Blocks: [3]int{launch.blocks}, Threads: [3]int{launch.threads}, Shared: launch.shared},
 		q, stride, keys, values, keyScales, valueScales, int32(p.capacity), q, stride, d.mem.seen, d.mem.places, d.mem.partial, d.mem.arrived,
-		int32(p.cfg.Heads), int32(p.cfg.KVHeads), d.mem.table, int32(pairs), scale, flag(!d.few()))
+		int32(p.cfg.Heads), int32(p.cfg.KVHeads), d.mem.table, int32(pairs), scale, flag(early))
 }

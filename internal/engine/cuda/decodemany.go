@@ -31,7 +31,7 @@ func (d *decoder) manyFile() variant {
 // tensor cores: those of bf16 weights with a parallel residual.
 func (d *decoder) many() bool {
 	cfg := d.plan.cfg
-	return d.info.Major == 9 && d.elem == gpu.BFloat16 && !d.few() && cfg.ParallelResidual && cfg.KVIntermediateSize == 0
+	return d.info.Major == 9 && d.elem == gpu.BFloat16 && d.whole == nil && cfg.ParallelResidual && cfg.KVIntermediateSize == 0
 }
 
 func (d *decoder) manyTiles() (t manyTiles, err error) {

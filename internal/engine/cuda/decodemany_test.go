@@ -11,7 +11,7 @@ import (
 	"mlkv/internal/model"
 )
 
-// TestManyRowsOfRealWidth: the products of many rows, in all their tiles, give the
+// TestManyRowsOfRealWidth: steps of few and of many rows, in all their tiles, give the
 // logits of float32, and the tokens that a step chooses are the most likely ones.
 func TestManyRowsOfRealWidth(t *testing.T) {
 	cfg := benchModels(t)["MLKV-6"]
@@ -23,7 +23,7 @@ func TestManyRowsOfRealWidth(t *testing.T) {
 	w := randomWeights(cfg, 3)
 	scaleDown(w, cfg)
 	rounded, exact := openGPU(t, Options{}), openGPU(t, Options{Float32: true})
-	for _, rows := range []int{17, 250, 600} {
+	for _, rows := range []int{1, 5, 16, 17, 250, 600} {
 		var prompts [][]int32
 		for r := range rows {
 			prompts = append(prompts, testBatch(cfg, 1, 1+r%70, uint64(r)).Tokens)

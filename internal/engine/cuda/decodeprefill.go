@@ -29,7 +29,7 @@ func (d *decoder) Prefill(ctx context.Context, list [][]int32) ([]float32, error
 		if err := d.readPrompts(ctx, list); err != nil {
 			return err
 		}
-		logits, err = d.readLogits()
+		logits, err = d.readLogits(d.project)
 		return err
 	})
 	return logits, err

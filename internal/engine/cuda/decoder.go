@@ -26,9 +26,10 @@ type decoder struct {
 	mem     decodeMemory
 	ring    *gpu.Pinned[int32] // the latest steps' tokens
 	events  [ringSlots]gpu.Event
-	step    *gpu.Graph // chooses the most likely tokens
-	draw    *gpu.Graph // draws them; nil where step does both
-	lengths []int      // tokens of each row in the cache
+	step    *gpu.Graph   // chooses the most likely tokens
+	draw    *gpu.Graph   // draws them; nil where step does both
+	whole   *wholeLaunch // nil where a step is many kernels
+	lengths []int        // tokens of each row in the cache
 }
 
 // decodeMemory are the addresses of what a decoder keeps for its capacity.
@@ -44,6 +45,7 @@ type decodeMemory struct {
 	partial, arrived       gpu.Ptr // see decode_attention
 	sampling               gpu.Ptr
 	table                  gpu.Ptr // of rotary: cosine and sine [positions, pairs]
+	layers, meetings       gpu.Ptr // see decode_step
 	workspace              gpu.Ptr
 }
 
@@ -89,7 +91,7 @@ func (d *decoder) Resize(o engine.DecodeOptions) error {
 			return err
 		}
 		d.plan = plan
-		return inOrder(d.prepare, d.allocate, d.fillTable, d.clear, d.warmUp, d.capture)
+		return inOrder(d.prepare, d.allocate, d.fillTable, d.fillLayers, d.clear, d.warmUp, d.capture)
 	})
 	if err == nil {
 		return nil
@@ -129,6 +131,8 @@ func (d *decoder) allocate() error {
 	take(&m.sampling, samplingSize)
 	positions, pairs := p.rotaryShape()
 	take(&m.table, int64(positions)*int64(pairs)*8)
+	take(&m.layers, int64(p.cfg.Layers)*wholeLayerSize)
+	take(&m.meetings, meetingsSize)
 	take(&m.workspace, gpu.WorkspaceSize)
 	if limit := p.o.MemoryLimit; limit > 0 && d.weights.arena.Size()+p.cacheBytes()+size > limit {
 		return fmt.Errorf("%w: %d bytes of the %d allowed", gpu.ErrOutOfMemory, d.weights.arena.Size()+p.cacheBytes()+size, limit)
@@ -174,6 +178,7 @@ func (d *decoder) clear() error {
 		func() error { return d.stream.Zero(d.mem.seen, int64(p.o.Rows)*4) },
 		func() error { return d.stream.Zero(d.mem.tokens, int64(p.o.Rows)*4) },
 		func() error { return d.stream.Zero(d.mem.sampling, samplingSize) },
+		func() error { return d.stream.Zero(d.mem.meetings, meetingsSize) },
 	)
 }
 
@@ -184,7 +189,7 @@ func (d *decoder) warmUp() error {
 }
 
 func (d *decoder) capture() (err error) {
-	if d.step, err = gpu.Capture(d.stream, d.greedy); err == nil && d.many() {
+	if d.step, err = gpu.Capture(d.stream, d.greedy); err == nil && (d.whole != nil || d.many()) {
 		d.draw, err = gpu.Capture(d.stream, d.drawn)
 	}
 	return err
@@ -193,16 +198,17 @@ func (d *decoder) capture() (err error) {
 // greedy is a step of the most likely tokens: it reads a token a row and chooses the
 // next.
 func (d *decoder) greedy() error {
-	if !d.many() {
-		return d.drawn()
+	switch {
+	case d.whole != nil:
+		return d.runWhole(d.ring.Ptr())
+	case d.many():
+		return inOrder(d.forward, d.manyChoice)
 	}
-	return inOrder(d.forward, d.manyChoice)
+	return d.drawn()
 }
 
 // drawn is a step that chooses tokens as the sampling says.
-func (d *decoder) drawn() error {
-	return inOrder(d.forward, func() error { return d.project(d.sample) })
-}
+func (d *decoder) drawn() error { return d.advance(d.sample) }
 
 // release gives back what depends on the capacity.
 func (d *decoder) release() error {
@@ -221,7 +227,7 @@ func (d *decoder) release() error {
 			errs = append(errs, d.events[i].Destroy())
 		}
 	}
-	d.step, d.draw, d.arenas, d.ring, d.lengths, d.plan = nil, nil, nil, nil, nil, decodePlan{}
+	d.step, d.draw, d.arenas, d.ring, d.lengths, d.plan, d.whole = nil, nil, nil, nil, nil, decodePlan{}, nil
 	return errors.Join(errs...)
 }
 
@@ -286,9 +292,9 @@ func (d *decoder) Next(_ context.Context, tokens []int32) ([]float32, error) {
 	}
 	var logits []float32
 	err := d.gpu.Do(func() error {
-		return inOrder(func() error { return d.put(tokens) }, d.forward, func() (err error) {
+		return inOrder(func() error { return d.put(tokens) }, func() (err error) {
+			logits, err = d.readLogits(d.advance)
 			d.grow(1)
-			logits, err = d.readLogits()
 			return err
 		})
 	})
@@ -301,11 +307,11 @@ func (d *decoder) grow(steps int) {
 	}
 }
 
-// readLogits projects the rows of x and brings the logits to the host.
-func (d *decoder) readLogits() ([]float32, error) {
+// readLogits brings the logits that produce hands over to the host.
+func (d *decoder) readLogits(produce func(each func(first, rows int) error) error) ([]float32, error) {
 	v := d.plan.cfg.VocabSize
 	out := make([]float32, d.plan.o.Rows*v)
-	return out, d.project(func(first, rows int) error {
+	return out, produce(func(first, rows int) error {
 		if err := d.stream.Synchronize(); err != nil {
 			return err
 		}

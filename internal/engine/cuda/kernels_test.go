@@ -56,6 +56,13 @@ func everyVariant(k *kernelSet) []variant {
 		"decode.cu":    {"CACHE=own", "CACHE=8"}, "decode_many.cu": {"CACHE=own", "CACHE=8"},
 		"headloss.cu": {"VOCAB=256", "VOCAB=512", "VOCAB=50304"},
 	}
+	for _, shape := range []string{"HEAD_SIZE=64 HIDDEN=768 INNER=3072 KV_HEADS=12", "HEAD_SIZE=64 HIDDEN=768 INNER=3840 KV_HEADS=1", "HEAD_SIZE=128 HIDDEN=2048 INNER=8192 KV_HEADS=16"} {
+		for _, wide := range []string{" WIDE_ROWS=0", " WIDE_ROWS=1"} {
+			for _, turn := range []string{" TURN_KEYS=0", " TURN_KEYS=1"} {
+				constants["decode_step.cu"] = append(constants["decode_step.cu"], shape+wide+turn)
+			}
+		}
+	}
 	for _, size := range []string{"HEAD_SIZE=32", "HEAD_SIZE=64", "HEAD_SIZE=80", "HEAD_SIZE=128", "HEAD_SIZE=256"} {
 		constants["decode_attention.cu"] = append(constants["decode_attention.cu"], size+" CACHE=own", size+" CACHE=8")
 	}

@@ -5,10 +5,14 @@ package gpu
 /*
 #include <cuda.h>
 
-static CUresult launch_early(CUfunction f, unsigned int *blocks, unsigned int *threads, unsigned int shared, CUstream s, void **args) {
-	CUlaunchAttribute early = {.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION};
-	early.value.programmaticStreamSerializationAllowed = 1;
-	CUlaunchConfig c = {blocks[0], blocks[1], blocks[2], threads[0], threads[1], threads[2], shared, s, &early, 1};
+// launch_with sets one attribute, whose value is 1.
+static CUresult launch_with(int attribute, CUfunction f, unsigned int *blocks, unsigned int *threads, unsigned int shared, CUstream s, void **args) {
+	CUlaunchAttribute a = {.id = attribute};
+	if (attribute == CU_LAUNCH_ATTRIBUTE_COOPERATIVE)
+		a.value.cooperative = 1;
+	else
+		a.value.programmaticStreamSerializationAllowed = 1;
+	CUlaunchConfig c = {blocks[0], blocks[1], blocks[2], threads[0], threads[1], threads[2], shared, s, &a, 1};
 	return cuLaunchKernelEx(&c, f, args, 0);
 }
 */
@@ -103,6 +107,16 @@ func (k *Kernel) Launch(s Stream, g Grid, args ...any) error {
 // stream (griddepcontrol.wait) and may begin while that one runs. It needs compute
 // capability 9.0.
 func (k *Kernel) LaunchEarly(s Stream, g Grid, args ...any) error {
+	return k.launchWith(C.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, s, g, args)
+}
+
+// LaunchTogether is Launch for a kernel whose blocks wait for one another: they are
+// all on the device at the same time, or the launch fails.
+func (k *Kernel) LaunchTogether(s Stream, g Grid, args ...any) error {
+	return k.launchWith(C.CU_LAUNCH_ATTRIBUTE_COOPERATIVE, s, g, args)
+}
+
+func (k *Kernel) launchWith(attribute C.int, s Stream, g Grid, args []any) error {
 	return k.launch(g, args, func(ptrs []unsafe.Pointer) error {
 		var blocks, threads [3]C.uint
 		for i := range 3 {
@@ -115,7 +129,7 @@ func (k *Kernel) LaunchEarly(s Stream, g Grid, args ...any) error {
 		for _, p := range ptrs {
 			pinner.Pin(p)
 		}
-		return check("cuLaunchKernelEx", C.launch_early(k.c(), &blocks[0], &threads[0], C.uint(g.Shared), s.c(), &ptrs[0]))
+		return check("cuLaunchKernelEx", C.launch_with(attribute, k.c(), &blocks[0], &threads[0], C.uint(g.Shared), s.c(), &ptrs[0]))
 	})
 }
 

@@ -510,11 +510,12 @@ typedef struct {
 	char pad[4];
 	union {
 		char pad[64];
+		int cooperative;
 		int programmaticStreamSerializationAllowed;
 	} value;
 } CUlaunchAttribute;
 
-enum { CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
+enum { CU_LAUNCH_ATTRIBUTE_COOPERATIVE = 2, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
 
 typedef struct {
 	unsigned int gridDimX;

@@ -104,6 +104,17 @@ __device__ __forceinline__ void turn_pairs(float (&x)[8], const float2 *table, l
   }
 }
 
+// Choice is the most likely token of a part of the vocabulary: the first of the
+// greatest logits, or -1, with an infinite logit, where one is not a number.
+struct Choice {
+  float logit;
+  int token;
+  __device__ __forceinline__ void take(Choice o) {
+    if (o.logit > logit || (o.logit == logit && o.token < token)) *this = o;
+  }
+  __device__ __forceinline__ void take_lane(int distance) { take({__shfl_xor_sync(~0u, logit, distance), __shfl_xor_sync(~0u, token, distance)}); }
+};
+
 // block_scan adds the values of the threads up to this one, and all of them, over a
 // block of up to 1024.
 template <class T> __device__ __forceinline__ T block_scan(T x, T *warps, T &all) {
@@ -128,7 +139,7 @@ template <class T> __device__ __forceinline__ T block_scan(T x, T *warps, T &all
 
 // norm_row normalises a row of x to mean 0 and variance 1 by a warp; gain and bias,
 // if not null, follow.
-__device__ __forceinline__ void norm_row(const float *x, const float *gain, const float *bias, element *out, int hidden, float eps) {
+template <class T> __device__ __forceinline__ void norm_row(const T *x, const float *gain, const float *bias, element *out, int hidden, float eps) {
   const int KEPT = 4;  // pieces of 8 that a lane keeps between the passes
   const int lane = threadIdx.x % 32;
   float kept[KEPT][8], mean = 0, var = 0;
@@ -141,7 +152,7 @@ __device__ __forceinline__ void norm_row(const float *x, const float *gain, cons
     for (int j = 0; j < 8; j++) mean += kept[p][j];
   }
   for (int c = (KEPT * 32 + lane) * 8; c < hidden; c += 256)
-    for (int j = 0; j < 8; j++) mean += x[c + j];
+    for (int j = 0; j < 8; j++) mean += to_float(x[c + j]);
   mean = warp_sum(mean) / hidden;
 #pragma unroll
   for (int p = 0; p < KEPT; p++) {
@@ -150,7 +161,7 @@ __device__ __forceinline__ void norm_row(const float *x, const float *gain, cons
     for (int j = 0; j < 8; j++) var += (kept[p][j] - mean) * (kept[p][j] - mean);
   }
   for (int c = (KEPT * 32 + lane) * 8; c < hidden; c += 256)
-    for (int j = 0; j < 8; j++) var += (x[c + j] - mean) * (x[c + j] - mean);
+    for (int j = 0; j < 8; j++) var += (to_float(x[c + j]) - mean) * (to_float(x[c + j]) - mean);
   const float rstd = 1 / sqrtf(warp_sum(var) / hidden + eps);
   auto put = [&](int c, float(&v)[8]) {
 #pragma unroll

@@ -196,17 +196,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   SplitProduct::run(in, weight, rows, 2 * kv_columns + query_columns + mlp_columns, hidden, split);
 }
 
-// Choice is the most likely token of a part of the vocabulary: the first of the
-// greatest logits, or -1, with an infinite logit, where one is not a number.
-struct Choice {
-  float logit;
-  int token;
-  __device__ __forceinline__ void take(Choice o) {
-    if (o.logit > logit || (o.logit == logit && o.token < token)) *this = o;
-  }
-  __device__ __forceinline__ void take_lane(int distance) { take({__shfl_xor_sync(~0u, logit, distance), __shfl_xor_sync(~0u, token, distance)}); }
-};
-
 struct Best {
   Choice *choices;  // [rows, parts]
   int parts, rows, vocab;
