@@ -11,11 +11,12 @@ import (
 	"mlkv/internal/model"
 )
 
-// TestManyRowsOfRealWidth: steps of few and of many rows, in all their tiles, give the
-// logits of float32, and the tokens that a step chooses are the most likely ones.
+// TestManyRowsOfRealWidth: steps of few and of many rows, tiles at the ends of rows and
+// columns among them, give the logits of float32, and the tokens that a step chooses
+// are the most likely ones.
 func TestManyRowsOfRealWidth(t *testing.T) {
 	cfg := benchModels(t)["MLKV-6"]
-	cfg.Layers = 2
+	cfg.Layers, cfg.VocabSize = 2, 5008
 	var err error
 	if cfg.Owner, err = model.ContiguousOwners(2, 1); err != nil {
 		t.Fatal(err)

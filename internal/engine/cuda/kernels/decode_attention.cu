@@ -153,72 +153,68 @@ __device__ __forceinline__ void join(const float *parts, int count, int skip, in
   }
 }
 
-// sharing finds, by a warp, how many teams before this one and behind it have parts
-// of the same head. Of the teams that share a head only the first can have begun
-// before it.
-__device__ __forceinline__ int2 sharing(const Work &w, int item, int team, int teams, int lane) {
-  int2 n = make_int2(0, 0);
-  for (bool more = true; more; n.x += 32) {
-    const Place p = w.places[max(team - n.x - lane, 0)];
-    const uint32 out = ~__ballot_sync(~0u, p.x == item && p.y > 0);
-    if (out) n.x += __ffs(out) - 1 - 32, more = false;
+// Others are the numbers of teams before this one and behind it that have parts of the
+// same head.
+struct Others {
+  uint8 before, behind;
+};
+
+__device__ __forceinline__ Others find_others(const Work &w, int item, int team, int lane) {
+  const int teams = gridDim.x * TEAMS;
+  int before = 0, behind = 0;
+  bool back = true, ahead = true;
+  for (int k = 0; back || ahead; k += 32) {
+    const Place p = w.places[max(team - k - lane, 0)];
+    const int next = w.places[min(team + 1 + k + lane, teams)].x;
+    const uint32 b = ~__ballot_sync(~0u, p.x == item && p.y > 0), a = ~__ballot_sync(~0u, next == item);
+    if (back) before = k + (b ? __ffs(b) - 1 : 32), back = !b;
+    if (ahead) behind = k + (a ? __ffs(a) - 1 : 32), ahead = !a;
   }
-  for (bool more = true; more; n.y += 32) {
-    const uint32 out = ~__ballot_sync(~0u, w.places[min(team + 1 + n.y + lane, teams)].x == item);
-    if (out) n.y += __ffs(out) - 1 - 32, more = false;
-  }
-  return n;
+  return {(uint8)before, (uint8)behind};
 }
 
-// Stretch is what a team does of a head: units [from, to) of all units, up to
-// position stop of n.
+// Stretch is what a team does of a head: units [from, to) of all units.
 struct Stretch {
-  int item, from, to, units, n, stop;
-  __device__ __forceinline__ Stretch(int item, int from, Place end, int n) : item(item), from(from), n(n) {
-    units = div_up(n, UNIT), to = item == end.x ? end.y : units;
-    stop = min(to * UNIT, n);
-  }
+  int item, from, to, units;
+  Others others;
+  __device__ __forceinline__ bool whole() const { return from == 0 && to == units; }
 };
 
 // finish merges the team's warps for one key/value head, and the teams that share it
 // where this one is the last to arrive.
 __device__ __forceinline__ void finish(const Work &w, int team, float *states, const Stretch &s, int group) {
-  __shared__ int lasts[TEAMS], befores[TEAMS], counts[TEAMS];
+  __shared__ int lasts[TEAMS];
   const int thread = threadIdx.x % TEAM, local = threadIdx.x / TEAM;
   team_barrier();
   const int row = s.item / w.kv_heads, head = s.item - row * w.kv_heads;
   element *out = w.out + (long long)row * w.out_stride + (long long)head * group * D;
-  const bool whole = s.from == 0 && s.to == s.units;
   float *mine = w.partial + (2ll * team + (w.places[team].x == s.item ? 0 : 1)) * group * SLOT;
   for (int i = thread; i < group * (D / 8); i += TEAM) {
     const int g = i / (D / 8), d = i % (D / 8) * 8;
     float o[8], top, sum;
     merge<WARPS, false>([&](int k) { return states + (k * group + g) * SLOT; }, WARPS, d, w.scale, o, top, sum);
-    if (whole) {
+    if (s.whole()) {
       put8(out + g * D + d, o, sum);
     } else {
       store8(mine + g * SLOT + d, o);
       if (d == 0) *(float2 *)(mine + g * SLOT + D) = make_float2(top, sum);
     }
   }
-  if (!whole) {
+  if (!s.whole()) {
     __threadfence();
     team_barrier();
-    if (thread < 32) {
-      const int2 others = sharing(w, s.item, team, gridDim.x * TEAMS, thread);
-      if (thread == 0) {
-        const bool last = atomicAdd(w.arrived + s.item, s.to - s.from) + s.to - s.from == s.units;
-        lasts[local] = last, befores[local] = others.x, counts[local] = others.x + 1 + others.y;
-        if (last) {
-          w.arrived[s.item] = 0;
-          __threadfence();
-        }
+    if (thread == 0) {
+      lasts[local] = atomicAdd(w.arrived + s.item, s.to - s.from) + s.to - s.from == s.units;
+      if (lasts[local]) {
+        w.arrived[s.item] = 0;
+        __threadfence();
       }
     }
     team_barrier();
     if (lasts[local]) {
-      const int first = team - befores[local];
-      join(w.partial + 2ll * first * group * SLOT, counts[local], w.places[first].x == s.item ? 0 : 1, group, w.scale, out, states);
+      // Of the teams that share a head only the first can have begun before it.
+      const int first = team - s.others.before, count = s.others.before + 1 + s.others.behind;
+      join(w.partial + 2ll * first * group * SLOT, count, w.places[first].x == s.item ? 0 : 1, group, w.scale, out, states);
     }
   }
   team_barrier();
@@ -233,33 +229,43 @@ template <bool WIDE, bool TURN> __device__ __forceinline__ void attend(const Wor
   float *states = team_shared + local * max(MERGE, WARPS * group * SLOT);
   if (!early) wait_for_previous();
   const Place begin = w.places[team], end = w.places[team + 1];
-  int from = begin.y;
-  for (int item = begin.x; item < end.x || (item == end.x && from < end.y); item++, from = 0) {
-    const int row = item / w.kv_heads;
-    const Stretch s(item, from, end, w.seen[row]);
+  Stretch done;
+  for (int item = begin.x, from = begin.y;; item++, from = 0) {
+    const bool more = item < end.x || (item == end.x && from < end.y);
     const long long base = (long long)item * cache.capacity;
-    int p = from * UNIT + warp * TILE;
-    // The kernel ahead may still write the last position.
-    if (p + (STAGES - 2) * UNIT + TILE >= s.n) wait_for_previous();
+    Stretch s;
     Tile tiles[STAGES];
+    int n, stop, p = from * UNIT + warp * TILE;
+    if (more) {
+      n = w.seen[item / w.kv_heads];
+      s.item = item, s.from = from, s.units = div_up(n, UNIT), s.to = item == end.x ? end.y : s.units;
+      stop = min(s.to * UNIT, n);
+      // The kernel ahead may still write the last position.
+      if (p + (STAGES - 2) * UNIT + TILE >= n) wait_for_previous();
 #pragma unroll
-    for (int i = 0; i < STAGES - 1; i++)
-      if (p + i * UNIT < s.stop) tiles[i].load(cache, base, p + i * UNIT, s.n, lane);
+      for (int i = 0; i < STAGES - 1; i++)
+        if (p + i * UNIT < stop) tiles[i].load(cache, base, p + i * UNIT, n, lane);
+      if (!s.whole()) s.others = find_others(w, item, team, lane);
+    }
+    // A head is merged while the first tiles of the next are on their way.
+    if (item > begin.x) finish(w, team, states, done, group);
+    if (!more) break;
     wait_for_previous();
     Heads<WIDE> heads;
+    const int row = item / w.kv_heads;
     heads.start(w.q + (long long)row * w.q_stride + (long long)(item - row * w.kv_heads) * group * D, group, lane);
-    while (p < s.stop) {
+    while (p < stop) {
 #pragma unroll
       for (int i = 0; i < STAGES; i++) {
-        if (p >= s.stop) break;
+        if (p >= stop) break;
         const int far = p + (STAGES - 1) * UNIT;
-        if (far < s.stop) tiles[(i + STAGES - 1) % STAGES].load(cache, base, far, s.n, lane);
-        heads.template take<TURN>(tiles[i], p, s.n, table, pairs, w.scale, lane);
+        if (far < stop) tiles[(i + STAGES - 1) % STAGES].load(cache, base, far, n, lane);
+        heads.template take<TURN>(tiles[i], p, n, table, pairs, w.scale, lane);
         p += UNIT;
       }
     }
     heads.put(states + warp * group * SLOT, group, lane);
-    finish(w, team, states, s, group);
+    done = s;
   }
 }
 
