@@ -11,14 +11,15 @@ import (
 // absent is a GPU that is not here: it can be planned for, not used.
 type absent struct{ Engine }
 
-// absentSMs are the multiprocessors that a plan assumes, an H100's. How much
-// memory some kernels take for their sums depends on them a little.
-const absentSMs = 132
+// absentInfo is what a plan assumes of the chip, an H100. How much memory some
+// kernels take for their sums depends on it a little.
+var absentInfo = gpu.Info{Major: 9, SMs: 132}
 
 // Plan is an engine that plans trainers for a GPU of the given memory in bytes.
 // It needs no GPU; all else that it is asked for is an engine.ErrAbsent.
 func Plan(memory int64, o Options) (engine.Engine, error) {
-	dev := &device{info: gpu.Info{SMs: absentSMs, Memory: memory}, elem: gpu.BFloat16}
+	dev := &device{info: absentInfo, elem: gpu.BFloat16}
+	dev.info.Memory = memory
 	if o.Float32 {
 		dev.elem = gpu.Float32
 	}

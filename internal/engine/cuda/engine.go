@@ -138,7 +138,7 @@ func (e *Engine) compileBeside(cfg model.Config, o graph.Options, beside func(pa
 		fuse(p, cfg, beside)
 	}
 	recompute(p, e.o.Recompute)
-	needScratch(p, e.dev.sizes(), e.dev.info.SMs)
+	needScratch(p, e.dev.sizes(), e.dev.info)
 	if e.dev.pairs {
 		needPairs(p)
 	}

@@ -22,7 +22,7 @@ func TestPreparation(t *testing.T) {
 				o.Distill = &graph.Distill{Teacher: d.Teacher, Weight: d.Weight, Temperature: d.Temperature}
 			}
 			p := compileFor(t, cfg, o, "fused")
-			needScratch(p, sizes{2}, absentSMs)
+			needScratch(p, sizes{2}, absentInfo)
 			x := &executor{device: &device{elem: gpu.BFloat16}, p: p}
 			var products []gpu.Product
 			for _, op := range p.ops {

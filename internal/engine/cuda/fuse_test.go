@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"mlkv/internal/engine/cuda/gpu"
 	"mlkv/internal/graph"
 )
 
@@ -50,7 +51,7 @@ func TestFusedOperations(t *testing.T) {
 func TestPlacesDoNotOverlap(t *testing.T) {
 	for name, cfg := range testModels(t) {
 		p := compileFor(t, cfg, graph.Options{Rows: 2, Length: 6, Output: graph.Gradients}, "fused")
-		needScratch(p, sizes{2}, 132)
+		needScratch(p, sizes{2}, gpu.Info{Major: 9, SMs: 132})
 		a := place(p, sizes{2})
 		first, until := map[*matrix]int{}, map[*matrix]int{}
 		for i, o := range p.ops {

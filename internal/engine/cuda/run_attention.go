@@ -76,10 +76,10 @@ func (x *executor) rotate(o *operation, k rotary) error {
 		int32(out.stride), direction)
 }
 
-// attentionGrid is the launch of one of the three attention kernels, as the
+// attentionGrid is the launch of one of the attention kernels, as the
 // module tells: threads, shared memory, rows of a tile, blocks along y.
 func (x *executor) attentionGrid(o op.Attention, which, pairs int) (gpu.Grid, error) {
-	c, err := x.kernels.constants(x.attentionVariant(o), "attention_launch", 12)
+	c, err := x.kernels.constants(x.attentionVariant(o), "attention_launch", 16)
 	if err != nil {
 		return gpu.Grid{}, err
 	}
@@ -108,87 +108,4 @@ func (x *executor) attend(o *operation, k attention) error {
 		x.ptr(q), x.ptr(key), x.ptr(v), x.ptr(y), x.ptr(o.out[1]),
 		int32(batch), int32(k.Length), int32(k.Heads), int32(k.KVHeads),
 		int32(q.stride), int32(key.stride), int32(v.stride), int32(y.stride), attentionScale(k.Attention))
-}
-
-func (x *executor) attentionGrad(o *operation, k attentionGrad) error {
-	q, key, v, y, lse, dy := o.in[0], o.in[1], o.in[2], o.in[3], o.in[4], o.in[5]
-	variant, delta, dq := x.attentionVariant(k.Attention), o.temp[0], o.out[0]
-	batch := q.rows / k.Length
-	shape := []any{int32(batch), int32(k.Length), int32(k.Heads), int32(k.KVHeads)}
-	grid, err := x.attentionGrid(k.Attention, 1, batch*k.Heads)
-	if err != nil {
-		return err
-	}
-	table, err := x.turns(k, k.turnQuery)
-	if err != nil {
-		return err
-	}
-	parts := x.biasParts(o, k)
-	args := append([]any{x.ptr(q), x.ptr(key), x.ptr(v), x.ptr(y), x.ptr(dy), x.ptr(lse), x.ptr(delta), x.ptr(dq), table, parts[0]}, shape...)
-	args = append(args, int32(q.stride), int32(key.stride), int32(v.stride), int32(y.stride), int32(dy.stride), int32(dq.stride),
-		partsStride(o, k), attentionScale(k.Attention))
-	if err := x.launch(variant, "attention_backward_query", grid, args...); err != nil {
-		return err
-	}
-	if err := x.keyValueGrad(o, k, variant, shape, parts); err != nil || !k.bias {
-		return err
-	}
-	c, err := x.kernels.constants(variant, "attention_part_rows", 1)
-	if err != nil {
-		return err
-	}
-	return x.addParts(o.temp[1], biasParts(k.Attention, q.rows, int(c[0])), o.out[len(o.out)-1])
-}
-
-// turns is the table of the angles by which a gradient is turned back.
-func (d *device) turns(k attentionGrad, on bool) (gpu.Ptr, error) {
-	if !on {
-		return null, nil
-	}
-	return d.table(k.turn)
-}
-
-// biasParts are the addresses of the sums of rows of dq, dk and dv, which lie side
-// by side.
-func (x *executor) biasParts(o *operation, k attentionGrad) (parts [3]gpu.Ptr) {
-	if !k.bias {
-		return parts
-	}
-	at := x.ptr(o.temp[1])
-	for i, m := range o.out[:len(o.out)-1] {
-		parts[i] = at
-		at += gpu.Ptr(m.cols * 4)
-	}
-	return parts
-}
-
-func partsStride(o *operation, k attentionGrad) int32 {
-	if !k.bias {
-		return 0
-	}
-	return int32(o.temp[1].stride)
-}
-
-func (x *executor) keyValueGrad(o *operation, k attentionGrad, variant variant, shape []any, parts [3]gpu.Ptr) error {
-	q, key, v, lse, dy := o.in[0], o.in[1], o.in[2], o.in[4], o.in[5]
-	var dk, dv, sumk, sumv gpu.Ptr
-	var dkStride, dvStride, sumStride int
-	if k.writes() {
-		dk, dv, dkStride, dvStride = x.ptr(o.out[1]), x.ptr(o.out[2]), o.out[1].stride, o.out[2].stride
-	}
-	if k.sharing != alone {
-		sumk, sumv, sumStride = x.ptr(o.in[6]), x.ptr(o.in[7]), o.in[6].stride
-	}
-	grid, err := x.attentionGrid(k.Attention, 2, q.rows/k.Length*k.KVHeads)
-	if err != nil {
-		return err
-	}
-	table, err := x.turns(k, k.turnKey)
-	if err != nil {
-		return err
-	}
-	args := append([]any{x.ptr(q), x.ptr(key), x.ptr(v), x.ptr(dy), x.ptr(lse), x.ptr(o.temp[0]), dk, dv, sumk, sumv, table, parts[1], parts[2]}, shape...)
-	args = append(args, int32(q.stride), int32(key.stride), int32(v.stride), int32(dy.stride),
-		int32(dkStride), int32(dvStride), int32(sumStride), partsStride(o, k), int32(k.sharing), attentionScale(k.Attention))
-	return x.launch(variant, "attention_backward_key_value", grid, args...)
 }

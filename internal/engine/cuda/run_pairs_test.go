@@ -108,7 +108,7 @@ func TestEveryProductOfAScorerTakesPairs(t *testing.T) {
 	const length = 64
 	for name, cfg := range gpuModels(t) {
 		p := compileFor(t, cfg, graph.Options{Rows: 1, Length: length, Output: graph.Scores, Picked: length}, "apart")
-		needScratch(p, sizes{4}, absentSMs)
+		needScratch(p, sizes{4}, absentInfo)
 		needPairs(p)
 		x := &executor{device: &device{elem: gpu.Float32, pairs: true}, p: p, segments: &segments{}}
 		for _, o := range p.ops {

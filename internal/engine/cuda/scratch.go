@@ -1,6 +1,9 @@
 package cuda
 
-import "mlkv/internal/op"
+import (
+	"mlkv/internal/engine/cuda/gpu"
+	"mlkv/internal/op"
+)
 
 // chunkBytes bounds the logits that exist at a time.
 const chunkBytes = 2 << 30
@@ -48,9 +51,22 @@ func biasParts(o op.Attention, rows, partRows int) int {
 	return rows / o.Length * ((o.Length + partRows - 1) / partRows)
 }
 
+// Sizes of kernels/attention_hopper_ordered.cuh.
+const (
+	orderedRows = 128 // of a tile
+	deltaRows   = 64  // of a block that makes delta
+)
+
+// ordered reports whether attention's derivative is one kernel that adds dq up in
+// global memory in a fixed order, instead of one for dq and one for dk and dv.
+func ordered(o op.Attention, s sizes, chip gpu.Info) bool {
+	return chip.Major == 9 && s.activation == 2 && o.HeadSize == 64
+}
+
 // needScratch gives every operation the matrices that its kernels need while
-// they run on a device with the given number of multiprocessors.
-func needScratch(p *program, s sizes, sms int) {
+// they run on a chip.
+func needScratch(p *program, s sizes, chip gpu.Info) {
+	sms := chip.SMs
 	for _, o := range p.ops {
 		scratch := func(rows, cols int, e element) {
 			o.temp = append(o.temp, newMatrix("scratch", rows, cols, e))
@@ -68,6 +84,14 @@ func needScratch(p *program, s sizes, sms int) {
 			scratch(o.in[0].rows, k.Heads, float)
 			if k.bias {
 				scratch(biasParts(k.Attention, o.in[0].rows, leastPartRows), o.out[len(o.out)-1].cols, float)
+			}
+			if ordered(k.Attention, s, chip) {
+				tiles := o.in[0].rows / k.Length * k.Heads * ((k.Length + orderedRows - 1) / orderedRows)
+				scratch(tiles*orderedRows, k.HeadSize, float) // sums of dq
+				scratch(1, tiles, integer)                    // how many terms they have
+				if k.Heads > k.KVHeads {
+					scratch(sms*4*orderedRows, k.HeadSize, float) // sums of dk and dv between query heads
+				}
 			}
 		case head:
 			n, vocab := o.in[0].rows, o.in[1].rows

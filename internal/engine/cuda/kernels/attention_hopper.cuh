@@ -107,15 +107,82 @@ template <int WARPGROUPS, bool ON> struct Turns {
   }
 };
 
+// Columns sums a part of the rows of a gradient at a time, PART_ROWS: those of a
+// warpgroup, whose warps meet at a barrier between add and write. Two areas of
+// shared memory take turns, so that a tile's sums are read before the tile after the
+// next one's are written.
+const int PART_ROWS = 64;
+
+template <int MATRICES> struct Columns {
+  static const int AREA = 4 * D;  // floats of a warpgroup's matrix
+  static const int BYTES = TURNED ? 2 * MATRICES * AREA * 4 : 0;  // of a warpgroup
+  float *shared;
+  int step;  // to the other area
+  __device__ __forceinline__ Columns(char *all, int warpgroup) : shared((float *)(all + warpgroup * BYTES)), step(MATRICES * AREA) {}
+  __device__ __forceinline__ void add(int matrix, const float (&d)[D / 2], float f, int first, int limit, int warp, int lane) {
+    sum_columns(shared + matrix * AREA + warp * D, d, f, first, limit, lane);
+  }
+  __device__ __forceinline__ void write(int matrix, float *to, int thread) {
+    const float *s = shared + matrix * AREA;
+    for (int c = thread; c < D; c += 128) to[c] = (s[c] + s[D + c]) + (s[2 * D + c] + s[3 * D + c]);
+  }
+  __device__ __forceinline__ void next() { shared += step, step = -step; }
+};
+
+// write_key_value writes dk and dv of a warpgroup's 64 keys from c0 on, or adds them
+// to their sums: turned back, with the sums of the rows for the biases, and through
+// its rows of tiles that none of its warps' products reads after the barrier here.
+template <bool WANT_K, bool WANT_V, int ROWS, int K, int V>
+__device__ __forceinline__ void write_key_value(const KeyArguments &a, Columns<2> &columns, float (&dk)[K], float (&dv)[V], int b, int g, int c0, char *k_tile, char *v_tile,
+                                                int w, int warp, int lane) {
+  const int length = a.length, head = g * D, tile_row = 64 * w + 16 * warp, at = c0 + 16 * warp;
+  const long long row = (long long)b * length;
+  const float f = a.mode == GRADIENT_FINISH ? 1 : a.scale;  // of dk
+  bool write = false;
+  if constexpr (WANT_V) {
+    write = add_to_sum(a.mode, a.dv_sum + row * a.sum_stride + head, a.sum_stride, at, length, dv, 1, lane);
+    if (write && a.dv_parts) columns.add(0, dv, 1, at, length, warp, lane);
+  }
+  if constexpr (WANT_K) {
+    write = add_to_sum(a.mode, a.dk_sum + row * a.sum_stride + head, a.sum_stride, at, length, dk, a.scale, lane);
+    if (write) turn_back(dk, a.table, at, length, lane);
+    if (write && a.dk_parts) columns.add(1, dk, f, at, length, warp, lane);
+  }
+  named_barrier(1 + w, 128);
+  const long long part = (long long)(b * div_up(length, PART_ROWS) + c0 / PART_ROWS) * a.parts_stride + head;
+  if constexpr (WANT_V)
+    if (write) {
+      if (a.dv_parts) columns.write(0, a.dv_parts + part, threadIdx.x % 128);
+      store_rows<ROWS>(a.dv + row * a.dv_stride + head, a.dv_stride, at, length, dv, 1, 1, v_tile, tile_row, lane);
+    }
+  if constexpr (WANT_K)
+    if (write) {
+      if (a.dk_parts) columns.write(1, a.dk_parts + part, threadIdx.x % 128);
+      store_rows<ROWS>(a.dk + row * a.dk_stride + head, a.dk_stride, at, length, dk, f, f, k_tile, tile_row, lane);
+    }
+  columns.next();
+}
+
 #include "attention_hopper_forward.cuh"
+#if HEAD_SIZE == 64
+#include "attention_hopper_ordered.cuh"
+#else
 #include "attention_hopper_backward.cuh"
+#endif
 
 // What a launcher needs: threads of a block, bytes of dynamic shared memory,
-// rows of a tile and blocks in y, for forward, dq, dk and dv.
-extern "C" __constant__ const int attention_launch[3][4] = {
+// rows of a tile and blocks in y, for forward, dq, dk and dv, all three; zeros
+// where there is no such kernel.
+extern "C" __constant__ const int attention_launch[4][4] = {
     {(Forward::WARPGROUPS + 1) * 128, Forward::SHARED, Forward::ROWS, 1},
+#if HEAD_SIZE == 64
+    {},
+    {},
+    {Ordered::THREADS, Ordered::SHARED, Ordered::ROWS, 1},
+#else
     {(Query::WARPGROUPS + 1) * 128, Query::SHARED, Query::ROWS, 1},
     {(Key::WARPGROUPS + 1) * 128, Key::SHARED, Key::ROWS, Key::SPLIT ? 2 : 1},
+#endif
 };
 // Rows that the backward kernels sum for a part of the gradient of the biases.
 extern "C" __constant__ const int attention_part_rows[1] = {PART_ROWS};

@@ -4,28 +4,6 @@
 // ordering).
 #pragma once
 
-// Columns sums a part of the rows of a gradient at a time, PART_ROWS: those of a
-// warpgroup, whose warps meet at a barrier between add and write. Two areas of
-// shared memory take turns, so that a tile's sums are read before the tile after the
-// next one's are written.
-const int PART_ROWS = 64;
-
-template <int MATRICES> struct Columns {
-  static const int AREA = 4 * D;  // floats of a warpgroup's matrix
-  static const int BYTES = TURNED ? 2 * MATRICES * AREA * 4 : 0;  // of a warpgroup
-  float *shared;
-  int step;  // to the other area
-  __device__ __forceinline__ Columns(char *all, int warpgroup) : shared((float *)(all + warpgroup * BYTES)), step(MATRICES * AREA) {}
-  __device__ __forceinline__ void add(int matrix, const float (&d)[D / 2], float f, int first, int limit, int warp, int lane) {
-    sum_columns(shared + matrix * AREA + warp * D, d, f, first, limit, lane);
-  }
-  __device__ __forceinline__ void write(int matrix, float *to, int thread) {
-    const float *s = shared + matrix * AREA;
-    for (int c = thread; c < D; c += 128) to[c] = (s[c] + s[D + c]) + (s[2 * D + c] + s[3 * D + c]);
-  }
-  __device__ __forceinline__ void next() { shared += step, step = -step; }
-};
-
 // ---- backward: dq ----
 
 struct Query {
@@ -326,34 +304,7 @@ template <bool WANT_K, bool WANT_V> __device__ __forceinline__ void key_consumer
     if constexpr (WANT_K) hold(dk);
     if constexpr (WANT_V) hold(dv);
     if (last >= 0) barrier_arrive_warp(empty + last, lane);
-    if (c0 < length) {
-      const long long row = (long long)b * length;
-      const int head = g * D, tile_row = 64 * w + 16 * warp, at = c0 + 16 * warp;
-      const float f = a.mode == GRADIENT_FINISH ? 1 : a.scale;  // of dk
-      bool write = false;
-      if constexpr (WANT_V) {
-        write = add_to_sum(a.mode, a.dv_sum + row * a.sum_stride + head, a.sum_stride, at, length, dv, 1, lane);
-        if (write && a.dv_parts) columns.add(0, dv, 1, at, length, warp, lane);
-      }
-      if constexpr (WANT_K) {
-        write = add_to_sum(a.mode, a.dk_sum + row * a.sum_stride + head, a.sum_stride, at, length, dk, a.scale, lane);
-        if (write) turn_back(dk, a.table, at, length, lane);
-        if (write && a.dk_parts) columns.add(1, dk, f, at, length, warp, lane);
-      }
-      named_barrier(1 + w, 128);  // every warp's products have read the keys and values
-      const long long part = (long long)(b * div_up(length, PART_ROWS) + c0 / PART_ROWS) * a.parts_stride + head;
-      if constexpr (WANT_V)
-        if (write) {
-          if (a.dv_parts) columns.write(0, a.dv_parts + part, threadIdx.x % 128);
-          store_rows<ROWS>(a.dv + row * a.dv_stride + head, a.dv_stride, at, length, dv, 1, 1, v_tile, tile_row, lane);
-        }
-      if constexpr (WANT_K)
-        if (write) {
-          if (a.dk_parts) columns.write(1, a.dk_parts + part, threadIdx.x % 128);
-          store_rows<ROWS>(a.dk + row * a.dk_stride + head, a.dk_stride, at, length, dk, f, f, k_tile, tile_row, lane);
-        }
-      columns.next();
-    }
+    if (c0 < length) write_key_value<WANT_K, WANT_V, ROWS>(a, columns, dk, dv, b, g, c0, k_tile, v_tile, w, warp, lane);
     barrier_arrive_warp(kv_empty + kvr.stage, lane);
     kvr.next();
   }

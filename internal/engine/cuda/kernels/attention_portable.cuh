@@ -190,7 +190,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     key_value<false, true>(a);
 }
 
-extern "C" __constant__ const int attention_launch[3][4] = {
+extern "C" __constant__ const int attention_launch[4][4] = {
     {BLOCK, SHARED_FORWARD, ROWS, 1},
     {BLOCK, SHARED_BACKWARD, ROWS, 1},
     {BLOCK, SHARED_BACKWARD, ROWS, SPLIT ? 2 : 1},

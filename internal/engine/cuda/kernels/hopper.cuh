@@ -89,11 +89,11 @@ template <int ROWS> __device__ __forceinline__ uint64 k_major(uint32 tile, int s
 template <int ROWS> __device__ __forceinline__ uint64 n_major(uint32 tile, int step) { return descriptor(tile, panel_bytes<ROWS>(), step * 2048); }
 
 // load_tile starts the copy of rows [first, first+ROWS) of a matrix into a tile
-// by 128 threads; rows from limit on become zeros. Addresses are stepped, not
+// by THREADS threads; rows from limit on become zeros. Addresses are stepped, not
 // precomputed: producers have few registers.
-template <int ROWS, int COLUMNS> __device__ __forceinline__ void load_tile(uint32 tile, const bf16 *from, int stride, int first, int limit, int thread) {
+template <int ROWS, int COLUMNS, int THREADS = 128> __device__ __forceinline__ void load_tile(uint32 tile, const bf16 *from, int stride, int first, int limit, int thread) {
   const int LANES = COLUMNS <= 32 ? 4 : COLUMNS <= 64 ? 8 : COLUMNS <= 128 ? 16 : 32;  // threads of one row
-  const int STEP = 128 / LANES;
+  const int STEP = THREADS / LANES;
   const int c = thread % LANES;
   int row = thread / LANES;
   if (COLUMNS / 8 < LANES && c >= COLUMNS / 8) return;

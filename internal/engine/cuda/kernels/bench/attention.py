@@ -11,16 +11,20 @@ from device import Module, Report, error, median_ms, poison
 WRITE, START, ADD, FINISH = range(4)
 
 
+FORWARD, QUERY, KEY_VALUE, ORDERED = range(4)
+
+
 class Attention:
     """The attention kernels for one head size."""
 
     def __init__(self, head_size, storage=16, defines=()):
         self.d, self.dtype = head_size, torch.bfloat16 if storage == 16 else torch.float32
         self.m = Module("attention.cu", f"HEAD_SIZE={head_size}", f"STORAGE={storage}", *defines)
-        c = self.m.constant("attention_launch", 12)
-        self.config = [c[0:4], c[4:8], c[8:12]]
+        c = self.m.constant("attention_launch", 16)
+        self.config = [c[i:i + 4] for i in range(0, 16, 4)]
         self.part_rows, = self.m.constant("attention_part_rows", 1)
         self.sms = torch.cuda.get_device_properties(0).multi_processor_count
+        self.kernels = ("delta", "ordered") if self.config[ORDERED][0] else ("query", "key_value")
 
     def launch(self, which, name, pairs, length, *args):
         threads, shared, rows, y = self.config[which]
@@ -28,16 +32,40 @@ class Attention:
         self.m.launch(name, (grid, y, 1), threads, shared, *args)
 
     def forward(self, q, k, v, out, lse, batch, length, heads, kv):
-        self.launch(0, "attention_forward", batch * heads, length, q, k, v, out, lse, batch, length, heads, kv, q.stride(0), k.stride(0), v.stride(0), out.stride(0),
+        self.launch(FORWARD, "attention_forward", batch * heads, length, q, k, v, out, lse, batch, length, heads, kv, q.stride(0), k.stride(0), v.stride(0), out.stride(0),
                     1 / math.sqrt(self.d))
 
-    def query(self, q, k, v, out, dout, lse, delta, dq, batch, length, heads, kv, table=None, parts=None):
-        self.launch(1, "attention_backward_query", batch * heads, length, q, k, v, out, dout, lse, delta, dq, table, parts, batch, length, heads, kv, q.stride(0), k.stride(0),
-                    v.stride(0), out.stride(0), dout.stride(0), dq.stride(0), stride(parts), 1 / math.sqrt(self.d))
+    def backward(self, q, k, v, out, dout, lse, delta, dq, dk, dv, sums, mode, size, table=None, parts=(None, None, None), room=None):
+        for name in self.kernels:
+            getattr(self, name)(q, k, v, out, dout, lse, delta, dq, dk, dv, sums, mode, size, table, parts, room)
 
-    def key(self, q, k, v, dout, lse, delta, dk, dv, sums, mode, batch, length, heads, kv, table=None, parts=(None, None)):
-        self.launch(2, "attention_backward_key_value", batch * kv, length, q, k, v, dout, lse, delta, dk, dv, sums[0], sums[1], table, parts[0], parts[1], batch, length, heads, kv,
-                    q.stride(0), k.stride(0), v.stride(0), dout.stride(0), dk.stride(0), dv.stride(0), stride(sums[0]), stride(parts[0]), mode, 1 / math.sqrt(self.d))
+    def query(self, q, k, v, out, dout, lse, delta, dq, dk, dv, sums, mode, size, table, parts, room):
+        batch, length, heads, kv = size
+        self.launch(QUERY, "attention_backward_query", batch * heads, length, q, k, v, out, dout, lse, delta, dq, table, parts[0], *size, q.stride(0), k.stride(0),
+                    v.stride(0), out.stride(0), dout.stride(0), dq.stride(0), stride(parts[0]), 1 / math.sqrt(self.d))
+
+    def key_value(self, q, k, v, out, dout, lse, delta, dq, dk, dv, sums, mode, size, table, parts, room):
+        batch, length, heads, kv = size
+        self.launch(KEY_VALUE, "attention_backward_key_value", batch * kv, length, q, k, v, dout, lse, delta, dk, dv, sums[0], sums[1], table, parts[1], parts[2], *size,
+                    q.stride(0), k.stride(0), v.stride(0), dout.stride(0), dk.stride(0), dv.stride(0), stride(sums[0]), stride(parts[1]), mode, 1 / math.sqrt(self.d))
+
+    def delta(self, q, k, v, out, dout, lse, delta, dq, dk, dv, sums, mode, size, table, parts, room):
+        batch, length, heads, kv = size
+        self.m.launch("attention_backward_delta", -(-length // 64) * batch * heads, 256, 0, out, dout, delta, room[1], room[1].numel(), length, heads, out.stride(0), dout.stride(0))
+
+    def ordered(self, q, k, v, out, dout, lse, delta, dq, dk, dv, sums, mode, size, table, parts, room):
+        batch, length, heads, kv = size
+        self.launch(ORDERED, "attention_backward_ordered", -(-batch * kv // 2), length, q, k, v, dout, lse, delta, *room, dq, dk, dv, sums[0], sums[1], table, table, *parts, *size,
+                    q.stride(0), k.stride(0), v.stride(0), dout.stride(0), dq.stride(0), dk.stride(0), dv.stride(0), stride(sums[0]), stride(parts[0]), mode,
+                    1 / math.sqrt(self.d))
+
+    def room(self, batch, length, heads, kv):
+        """Where one kernel makes the derivative: the sums of dq, their flags, and the room for sums of dk and dv."""
+        if "ordered" not in self.kernels:
+            return None
+        tiles = batch * heads * -(-length // 128)
+        kept = poison(self.sms * 512, self.d, dtype=torch.float32) if heads > kv else None
+        return poison(tiles * 128, self.d, dtype=torch.float32), torch.full((tiles,), -1, device="cuda", dtype=torch.int32), kept
 
     def turns(self):
         """Whether the backward kernels turn gradients back and sum their rows."""
@@ -95,25 +123,23 @@ def check(report, a, batch, length, heads, kv):
     a.forward(q, k, v, out, lse, *size)
     report.check("attention_forward", tag, error(out, ref[0]), tol)
     report.check("attention_forward lse", tag, error(lse * math.log(2), ref[1].reshape(batch * heads, length)), 1e-5)
-    a.query(q, k, v, out, dout, lse, delta, dq, *size)
+    room = a.room(*size)
+    x = q, k, v, out, dout, lse, delta, dq, dk, dv
+    a.backward(*x, (None, None), WRITE, size, room=room)
     report.check("attention_backward delta", tag, error(delta, (out.double() * dout.double()).reshape(batch, length, heads, d).sum(-1).transpose(1, 2).reshape(-1, length)), 1e-5)
-    a.key(q, k, v, dout, lse, delta, dk, dv, (None, None), WRITE, *size)
     # The gradient of scores loses digits by cancellation where a row sees few keys.
     small = 2e-2 if dt == torch.bfloat16 else 1e-4 if length > 1 else 2e-3
     floor = ref[4].norm() * 1e-3
-    for name, x, r in (("dq", dq, ref[2]), ("dk", dk, ref[3]), ("dv", dv, ref[4])):
-        e = ((x.double() - r).norm() / torch.maximum(r.norm(), floor)).item()
+    for name, got, r in (("dq", dq, ref[2]), ("dk", dk, ref[3]), ("dv", dv, ref[4])):
+        e = ((got.double() - r).norm() / torch.maximum(r.norm(), floor)).item()
         report.check(f"attention_backward {name}", tag, e, tol * 2 if length > 64 else small)
-    first = dk.clone(), dv.clone()
     for mode in (START, ADD, FINISH):
         if mode == FINISH:
             dqkv[:, heads * d:] = float("nan")
-        a.key(q, k, v, dout, lse, delta, dk, dv, sums, mode, *size)
-    for name, x, r, f in (("dk", dk, ref[3], first[0]), ("dv", dv, ref[4], first[1])):
-        e = ((x.double() - 3 * r).norm() / torch.maximum(3 * r.norm(), floor)).item()
+        a.backward(*x, sums, mode, size, room=room)
+    for name, got, r in (("dk", dk, ref[3]), ("dv", dv, ref[4])):
+        e = ((got.double() - 3 * r).norm() / torch.maximum(3 * r.norm(), floor)).item()
         report.check(f"attention_backward sum {name}", tag, e, tol * 2 if length > 64 else small)
-
-
     if a.turns():
         check_turned(report, a, tag, (q, k, v, out, dout, lse, delta), dqkv, ref, size, tol * 2 if length > 64 else small)
 
@@ -131,16 +157,16 @@ def check_turned(report, a, tag, inputs, dqkv, ref, size, tol):
         parts = a.parts(batch, length, dqkv.shape[1])
         dq, dk, dv = dqkv[:, :split[0]], dqkv[:, split[0]:split[1]], dqkv[:, split[1]:]
         sums = [torch.zeros(batch * length, kv * d, device="cuda") for _ in range(2)] if mode == FINISH else (None, None)
-        a.query(q, k, v, out, dout, lse, delta, dq, *size, table, parts[:, :split[0]])
-        a.key(q, k, v, dout, lse, delta, dk, dv, sums, mode, *size, table, (parts[:, split[0]:split[1]], parts[:, split[1]:]))
+        columns = parts[:, :split[0]], parts[:, split[0]:split[1]], parts[:, split[1]:]
+        a.backward(q, k, v, out, dout, lse, delta, dq, dk, dv, sums, mode, size, table, columns, a.room(*size))
         for name, x, r in zip(("dq", "dk", "dv"), (dq, dk, dv), want):
             e = ((x.double() - r).norm() / torch.maximum(r.norm(), ref[4].norm() * 1e-3)).item()
             report.check(f"attention_backward turned {name}", tag, e, tol)
         report.check("attention_backward bias", tag, error(parts.double().sum(0), dqkv.double().sum(0)), 2e-2 if a.dtype == torch.bfloat16 else 1e-5)
 
 
-def check_repeat(report, a, batch=4, length=777, heads=12, kv=4):
-    """The same bits every time."""
+def check_repeat(report, a, batch, length, heads, kv):
+    """The same bits every time, also where all multiprocessors are at work."""
     d, n = a.d, batch * length
     x = [torch.randn(n, w * d, device="cuda").to(a.dtype) for w in (heads, kv, kv, heads)]
     size = batch, length, heads, kv
@@ -150,12 +176,11 @@ def check_repeat(report, a, batch=4, length=777, heads=12, kv=4):
         dk, dv = (poison(n, kv * d, dtype=a.dtype) for _ in range(2))
         lse, delta = (poison(batch * heads, length, dtype=torch.float32) for _ in range(2))
         a.forward(*x[:3], out, lse, *size)
-        a.query(*x[:3], out, x[3], lse, delta, dq, *size)
-        a.key(*x, lse, delta, dk, dv, (None, None), WRITE, *size)
+        a.backward(*x[:3], out, x[3], lse, delta, dq, dk, dv, (None, None), WRITE, size, room=a.room(*size))
         got.append([out, lse, dq, dk, dv])
     for other in got[1:]:
         for name, p, q in zip(("out", "lse", "dq", "dk", "dv"), got[0], other):
-            report.check("attention repeated", f"d{d} {name}", float(not torch.equal(p, q)), 0)
+            report.check("attention repeated", f"d{d} b{batch} h{heads}/{kv} {name}", float(not torch.equal(p, q)), 0)
 
 
 class Ours:
@@ -170,10 +195,10 @@ class Ours:
         out, dout = torch.empty(n, heads * d, device="cuda", dtype=a.dtype), torch.randn(n, heads * d, device="cuda").to(a.dtype)
         lse, delta = (torch.empty(batch * heads, length, device="cuda") for _ in range(2))
         size = batch, length, heads, kv
-        table, parts = (rotary_table(length, d // 8), a.parts(batch, length, qkv.shape[1])) if a.turns() else (None, None)
-        columns = (parts[:, heads * d:(heads + kv) * d], parts[:, (heads + kv) * d:]) if a.turns() else (None, None)
-        self.runs = {"forward": lambda: a.forward(q, k, v, out, lse, *size), "dq": lambda: a.query(q, k, v, out, dout, lse, delta, dq, *size, table, parts),
-                     "dkdv": lambda: a.key(q, k, v, dout, lse, delta, dk, dv, (None, None), WRITE, *size, table, columns)}
+        parts, room = a.parts(batch, length, qkv.shape[1]) if a.turns() else None, a.room(*size)
+        columns = (parts[:, :heads * d], parts[:, heads * d:(heads + kv) * d], parts[:, (heads + kv) * d:]) if a.turns() else (None, None, None)
+        args = q, k, v, out, dout, lse, delta, dq, dk, dv, (None, None), WRITE, size, rotary_table(length, d // 8) if a.turns() else None, columns, room
+        self.runs = {"forward": lambda: a.forward(q, k, v, out, lse, *size), "backward": lambda: a.backward(*args)}
 
 
 class Peer:
@@ -220,17 +245,14 @@ def compare(d, batch, length, heads, kv, variants=((),), rounds=4, quiet=False):
     best, result = {}, {}
     for name, x in rows:
         t = {run: sorted(times[name, run])[rounds // 2] for run in x.runs}
-        if "dq" in t:
-            t["backward"] = t["dq"] + t["dkdv"]
         result[name] = t
         if quiet:
             continue
         ratio = " ".join(f"{p}: {best[p][0] / t['forward']:.2f}x {best[p][1] / t['backward']:.2f}x" for p in best if name.startswith("ours"))
         if name.startswith("torch"):
             best[name[6:]] = t["forward"], t["backward"]
-        parts = f" (dq {t['dq']:.3f} dkdv {t['dkdv']:.3f})" if "dq" in t else ""
         print(f"d{d} b{batch} t{length} h{heads}/{kv} forward {t['forward']:.3f} ms {fl / t['forward'] / 1e9:.0f} TFLOP/s backward {t['backward']:.3f} ms "
-              f"{2.5 * fl / t['backward'] / 1e9:.0f}{parts} {ratio} {name}", flush=True)
+              f"{2.5 * fl / t['backward'] / 1e9:.0f} {ratio} {name}", flush=True)
     return result
 
 
@@ -271,7 +293,8 @@ def main():
                 kernels = Attention(d, a.storage, a.define)
                 for s in shapes():
                     check(report, kernels, *s)
-                check_repeat(report, kernels)
+                for batch, length, heads, kv in ((4, 777, 12, 4), (9, 2048, 12, 12), (32, 2048, 12, 1)):
+                    check_repeat(report, kernels, batch, length, heads, kv)
             except Exception as e:
                 print("FAIL", d, repr(e)[:300], flush=True)
                 raise
