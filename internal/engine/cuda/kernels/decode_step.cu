@@ -3,7 +3,7 @@
 // A whole step of up to 16 rows in bf16, from tokens to logits, as one kernel whose
 // blocks stay on the device, one a multiprocessor, and meet three times a layer. While
 // a block waits for the others its copies of the weights, keys and values that it needs
-// next go on, so that the memory never rests. HIDDEN, INNER (of the MLP), KV_HEADS and
+// next go on. HIDDEN, INNER (of the MLP), KV_HEADS and
 // HEAD_SIZE are the model's; WIDE_ROWS is 1 for more than 8 rows, TURN_KEYS where there are
 // layers whose keys are cached unrotated.
 #include "decode_heads.cuh"
@@ -15,18 +15,18 @@
 #error "HIDDEN, INNER, KV_HEADS, WIDE_ROWS and TURN_KEYS are to be defined"
 #endif
 
-const int WIDTH = HIDDEN + INNER;            // queries | mlp
-const int GROUP = HIDDEN / D / KV_HEADS;     // query heads of a key/value head
+const int WIDTH = HIDDEN + INNER;                            // queries | mlp
+const int GROUP = HIDDEN / D / KV_HEADS;                     // query heads of a key/value head
 const int PITCH = HIDDEN + 8 * ((12 - HIDDEN / 8 % 8) % 8);  // of rows in shared memory: eight lanes that read 16 bytes each meet no bank twice
-const int UNIT = WARPS * TILE;  // positions that a block attends to at a time
-const int SHARERS = 46;         // blocks that share a key/value head, at most two more
-const int TOGETHER = 12;        // partial results that are read at once
-const int UNIT_BYTES = UNIT * D * 2;  // of keys, and of values
+const int UNIT = WARPS * TILE;                               // positions that a block attends to at a time
+const int UNIT_BYTES = UNIT * D * 2;                         // of its keys, and of its values
+const int SHARERS = 46;                                      // blocks that share a key/value head, at most two more
+const int TOGETHER = 12;                                     // partial results that are read at once
 
 // Tiles and steps of a turn, such that what is on its way fits: what a block has of a
 // layer's weights, if it can be.
 const int IN_STEPS = HIDDEN > 1536 ? 1 : div_up(HIDDEN, 64 * WARPS);
-const int IN_TILES = HIDDEN > 1536 ? 2 : HIDDEN > 768 || WIDE_ROWS ? 2 : 3;
+const int IN_TILES = HIDDEN > 768 || WIDE_ROWS ? 2 : 3;
 const int MOST_STEPS = HEAD_SIZE == 64 && !WIDE_ROWS ? 3 : HEAD_SIZE == 64 ? 2 : 1;
 const int OUT_STEPS = div_up(WIDTH, 128 * WARPS) < MOST_STEPS ? div_up(WIDTH, 128 * WARPS) : MOST_STEPS;
 typedef Stream<HIDDEN, IN_TILES, IN_STEPS, WIDE_ROWS> Inward;
@@ -68,8 +68,8 @@ struct Model {
 // rows, then key/value heads.
 struct Deal {
   long long all;
-  int blocks;    // that have any
-  int from, to;  // units of this block
+  int blocks;           // that have any
+  int from, to;         // units of this block
   int row, head, unit;  // where it begins
   __device__ __forceinline__ void make(const Model &m, const int *lengths) {
     all = 0, row = 0;
@@ -278,9 +278,9 @@ __device__ __forceinline__ void choose(Choice best, int row, int candidate, int 
 // all. x is the residual [rows, HIDDEN] in float32. meetings holds the arrivals of
 // blocks, their number before this step, and those of choose. Grid: at most
 // as many blocks of THREADS as are there at once (a cooperative launch); dynamic
-// shared memory: decode_step_launch[1], angles of rows * pairs * 8 bytes, the layers, both
-// rounded up to 16 together, and the greater of decode_step_launch[2] + 2 * WARPS * rows * Inward::COLUMNS * 4 +
-// rows of activations (PITCH), and WARPS * GROUP * SLOT * 4.
+// shared memory: decode_step_launch[1], angles of rows * pairs * 8 bytes and the layers,
+// both rounded up to 16 together, and the greater of decode_step_launch[2] + 2 * WARPS *
+// rows * Inward::COLUMNS * 4 + rows of activations (PITCH), and WARPS * GROUP * SLOT * 4.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     decode_step(const Layer *layers, int count, int *tokens, const bf16 *embed, const float *gain, const float *shift, const bf16 *head, int vocab, float *x, bf16 *y,
                 float *logits, int rows, float eps, float scale, const float2 *table, int pairs, int capacity, int *seen, int *step, float *partial, int *arrived,
