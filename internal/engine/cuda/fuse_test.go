@@ -9,6 +9,7 @@ import (
 
 	"mlkv/internal/engine/cuda/gpu"
 	"mlkv/internal/graph"
+	"mlkv/internal/model"
 )
 
 // TestFusedOperations pins how many operations each kind of model runs: a rule
@@ -72,6 +73,48 @@ func TestPlacesDoNotOverlap(t *testing.T) {
 				if x != y && first[x] <= until[y] && first[y] <= until[x] && at < bt+(sizes{2}).bytes(y) && bt < end {
 					t.Errorf("%s: %v at %d and %v at %d overlap", name, x, at, y, bt)
 				}
+			}
+		}
+	}
+}
+
+// TestScratchOfAttentionsDerivative: room for sums of dq is planned where one kernel
+// adds them up, and for those of dk and dv between the query heads of a key head.
+func TestScratchOfAttentionsDerivative(t *testing.T) {
+	hopper, ampere := gpu.Info{Major: 9, SMs: 132}, gpu.Info{Major: 8, SMs: 108}
+	const rows, length = 2, 130 // two tiles of queries each
+	for _, c := range []struct {
+		name     string
+		headSize int
+		kvHeads  int
+		s        sizes
+		chip     gpu.Info
+		want     []int // elements
+	}{
+		{"one kernel", 64, 4, sizes{2}, hopper, []int{8 * 130, 8 * 2 * 128 * 64, 8 * 2}},
+		{"shared keys", 64, 1, sizes{2}, hopper, []int{8 * 130, 8 * 2 * 128 * 64, 8 * 2, 132 * 2 * 256 * 64}},
+		{"other size", 32, 4, sizes{2}, hopper, []int{8 * 130}},
+		{"float32", 64, 4, sizes{4}, hopper, []int{8 * 130}},
+		{"other chip", 64, 4, sizes{2}, ampere, []int{8 * 130}},
+	} {
+		cfg := model.Plain(40, 4*c.headSize, 1, 4)
+		cfg.KVHeads = c.kvHeads
+		p := compileFor(t, cfg, graph.Options{Rows: rows, Length: length, Output: graph.Gradients}, "apart")
+		needScratch(p, c.s, c.chip)
+		for _, o := range p.ops {
+			k, ok := o.kind.(attentionGrad)
+			if !ok {
+				continue
+			}
+			if k.bias {
+				o.temp = slices.Delete(o.temp, 1, 2)
+			}
+			var got []int
+			for _, m := range o.temp {
+				got = append(got, m.size())
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("%s: scratch of %v elements, want %v", c.name, got, c.want)
 			}
 		}
 	}
