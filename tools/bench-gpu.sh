@@ -29,6 +29,17 @@ kernels() {
 	MLKV_CUBINS=${MLKV_CUBINS:-$out/cubins} python3 "$kernels/table.py" "${skip[@]}" | tee "$out/kernels" >&2
 }
 
+# compile lets the peers compile side by side, which takes most of their time; that
+# memory may not suffice for all of them at once does no harm.
+compile() {
+	local case
+	export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$out/inductor}
+	for case in $cases; do
+		(cd "$shared/bench" && python3 bench_train.py --steps 1 --cases "$case:compile-bf16") &>/dev/null &
+	done
+	wait
+}
+
 # step times one model: ours, then the peer.
 step() {
 	local model=${1%:*} rows=${1#*:} name ours mfu memory peer theirs
@@ -48,6 +59,7 @@ step() {
 has checks && checks >"$out/checks"
 has kernels && kernels
 if has steps; then
+	compile
 	for case in $cases; do step "$case"; done
 fi
 echo
