@@ -383,13 +383,17 @@ func TestDecoderMemory(t *testing.T) {
 
 // dealUnits is what decode_begin computes: where each of the teams begins among rows
 // of the given lengths, as key/value head and unit of positions, and the end of all.
-func dealUnits(seen []int, kvHeads, unit, teams int) []int32 {
+func dealUnits(seen []int, kvHeads, unit, rest, teams int) []int32 {
 	var all [][2]int
-	most := (slices.Max(seen) + unit - 1) / unit
+	most := (slices.Max(seen)+unit-1)/unit + rest
 	for r, n := range seen {
 		for h := range kvHeads {
+			head := r*kvHeads + h
 			for u := range (n + unit - 1) / unit {
-				all = append(all, [2]int{r*kvHeads + h, u})
+				all = append(all, [2]int{head, u})
+			}
+			for range rest {
+				all = append(all, [2]int{head + 1, 0})
 			}
 		}
 	}
@@ -424,7 +428,7 @@ func TestWorkIsDealtEvenly(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			want = dealUnits(d.lengths, cfg.KVHeads, l.unit, l.teams)
+			want = dealUnits(d.lengths, cfg.KVHeads, l.unit, l.rest, l.teams)
 			got = make([]int32, len(want))
 			return gpu.Download(got, d.mem.places)
 		}); err != nil {

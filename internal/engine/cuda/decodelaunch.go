@@ -24,6 +24,7 @@ type decodeLaunch struct {
 	fast              bool // by decode_attention, else by decode_attention_plain
 	blocks, threads   int
 	teams, unit, slot int // in all; see decode_attention.cu
+	rest              int // units that the end of a head counts for
 	wide              bool
 	shared            int
 }
@@ -42,13 +43,13 @@ func (d *decoder) attentionLaunch() (decodeLaunch, error) {
 	if d.elem == gpu.Float32 || group > 16 || size != 64 && size != 128 {
 		return l, nil
 	}
-	c, err := d.kernels.constants(d.cacheVariant(), "decode_attention_launch", 4)
+	c, err := d.kernels.constants(d.cacheVariant(), "decode_attention_launch", 5)
 	if err != nil {
 		return l, err
 	}
 	teams := int(c[0]) // of a block, of 128 threads each
 	l.fast, l.threads, l.unit, l.slot = true, 128*teams, int(c[1]), int(c[2])
-	l.blocks = d.info.SMs
+	l.blocks, l.rest = d.info.SMs, int(c[4])
 	l.teams, l.shared = l.blocks*teams, 4*teams*max(int(c[3]), 4*group*l.slot)
 	return l, nil
 }

@@ -26,7 +26,7 @@ func (d *decoder) forward() error {
 	pieces := p.o.Rows * p.cfg.HiddenSize / lanes
 	if err := d.launchEarly(d.stepVariant(), "decode_begin", gpu.Grid{Blocks: [3]int{1 + (pieces+1023)/1024}, Threads: [3]int{1024}},
 		d.mem.tokens, d.weights.embed, d.mem.x, d.mem.seen, d.mem.position, d.mem.sampling+samplingStep, int32(p.o.Rows), int32(p.cfg.HiddenSize),
-		int32(p.cfg.KVHeads), int32(launch.unit), d.mem.places, int32(launch.teams)); err != nil {
+		int32(p.cfg.KVHeads), int32(launch.unit), int32(launch.rest), d.mem.places, int32(launch.teams)); err != nil {
 		return err
 	}
 	b := batch{tokens: p.o.Rows, x: d.mem.x, normed: d.mem.normed, y: d.mem.y, inner: d.mem.inner}

@@ -4,11 +4,12 @@
 // are [tokens, columns] with a row stride in elements, a multiple of 8.
 #include "decode.cuh"
 
-// deal gives every team of the attention an equal share of all units of positions, in
-// order: place b is where team b begins, and place teams where all ends. Where teams
-// would have less than two units, or a key/value head more than 64 teams (PARTS in
-// decode_attention.cu), the last teams get none.
-__device__ __forceinline__ void deal(const int *seen, int rows, int kv_heads, int unit, int2 *places, int teams) {
+// deal gives every team of the attention an equal share of all work, in order: place b
+// is where team b begins, and place teams where all ends. A key/value head counts for
+// its units of positions and rest more, which its end takes. Where teams would have less
+// than two units, or a head more than 64 teams (PARTS in decode_attention.cu), the last
+// teams get none.
+__device__ __forceinline__ void deal(const int *seen, int rows, int kv_heads, int unit, int rest, int2 *places, int teams) {
   __shared__ long long warps[32];
   __shared__ int most;
   if (threadIdx.x == 0) most = 0;
@@ -16,7 +17,7 @@ __device__ __forceinline__ void deal(const int *seen, int rows, int kv_heads, in
   const int each = div_up(rows, blockDim.x), from = min(threadIdx.x * each, rows), to = min(from + each, rows);
   long long mine = 0, total;
   for (int r = from; r < to; r++) {
-    const int units = div_up(seen[r], unit);
+    const int units = div_up(seen[r], unit) + rest;
     mine += (long long)units * kv_heads;
     atomicMax(&most, units);
   }
@@ -25,13 +26,13 @@ __device__ __forceinline__ void deal(const int *seen, int rows, int kv_heads, in
   // Team b begins at unit b * total / shares, rounded down.
   long long b = (at * shares + total - 1) / total;
   for (int r = from; r < to; r++) {
-    const int units = div_up(seen[r], unit);
+    const int units = div_up(seen[r], unit) + rest;
     const long long next = at + (long long)units * kv_heads;
     for (; b < shares; b++) {
       const long long start = b * total / shares;
       if (start >= next) break;
-      const int offset = (int)(start - at);
-      places[b] = make_int2(r * kv_heads + offset / units, offset % units);
+      const int offset = (int)(start - at), head = r * kv_heads + offset / units, within = offset % units;
+      places[b] = within < units - rest ? make_int2(head, within) : make_int2(head + 1, 0);
     }
     at = next;
   }
@@ -43,14 +44,15 @@ __device__ __forceinline__ void deal(const int *seen, int rows, int kv_heads, in
 // embedding. Block 0 deals the work of attention in units of positions, unless unit
 // is 0. Grid: 1 + ceil(rows * hidden / 8 / 1024) blocks of 1024.
 extern "C" __global__ void __launch_bounds__(1024)
-    decode_begin(const int *tokens, const element *table, float *x, int *seen, int *position, int *step, int rows, int hidden, int kv_heads, int unit, int2 *places, int teams) {
+    decode_begin(const int *tokens, const element *table, float *x, int *seen, int *position, int *step, int rows, int hidden, int kv_heads, int unit, int rest, int2 *places,
+                 int teams) {
   begin_early();
   wait_for_previous();
   if (blockIdx.x == 0) {
     for (int r = threadIdx.x; r < rows; r += blockDim.x) position[r] = seen[r]++;
     if (threadIdx.x == 0) ++*step;
     __syncthreads();
-    if (unit) deal(seen, rows, kv_heads, unit, places, teams);
+    if (unit) deal(seen, rows, kv_heads, unit, rest, places, teams);
     return;
   }
   const int pieces = hidden / 8;

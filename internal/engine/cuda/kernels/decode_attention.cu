@@ -18,9 +18,11 @@ const int PARTS = 64;            // teams that may share a key/value head; see d
 const int BATCH = 8;             // partial results that are read at once
 // Floats of shared memory that a team needs to merge parts.
 const int MERGE = 2 * PARTS * 16 + 16 + TEAM * 4;
+// What the end of a head takes, in units of positions.
+const int REST = 2;
 // Teams of a block, positions of a unit, floats of a head's partial result, and of
-// shared memory that a team needs at least.
-extern "C" __device__ const int decode_attention_launch[4] = {TEAMS, UNIT, SLOT, MERGE};
+// shared memory that a team needs at least, and the end of a head in units.
+extern "C" __device__ const int decode_attention_launch[5] = {TEAMS, UNIT, SLOT, MERGE, REST};
 
 // Place is where a team's share of the work begins: a row's key/value head, and
 // in it a unit of positions.
