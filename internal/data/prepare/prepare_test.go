@@ -298,8 +298,9 @@ func TestInterruption(t *testing.T) {
 				ctx := &endingContext{Context: t.Context(), left: 6, done: make(chan struct{})}
 				err := Run(ctx, o, quiet)
 				if err == nil {
-					if stops < 2 {
-						t.Errorf("only %d interruptions", stops)
+					// How far a run comes before it stops depends on the workers' speed.
+					if stops < 1 {
+						t.Error("no interruption")
 					}
 					break
 				}
