@@ -137,7 +137,7 @@ func TestDemoRequestsArePinned(t *testing.T) {
 	for name, want := range map[string]string{
 		"arc_easy":       "b32823bb4cae84822b09f10e047dbb9a45b8cb3e00fc5bd8d5707fcf6057bc48",
 		"lambada_openai": "f4a01a0db2ebed57b548b396f320417b7075abff035330db8afac4abaf940d96",
-		"piqa":           "12df417cc0d06a99ea58f1888c93be68e207fe65034cc0aa88ab98608950c2b3",
+		"piqa":           "10cc2f8622c5a4310845426dbd655dd9f2569fbdf7ac4eb5253b35ef07906a4b",
 		"sciq":           "944d3ae91cc1d992e3c5893977ad1a53246d9a5e5483255a8ce3837b50abf830",
 	} {
 		task, err := LookupTask(name)
