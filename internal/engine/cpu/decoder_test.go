@@ -2,8 +2,8 @@ package cpu
 
 import (
 	"errors"
-	"slices"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
