@@ -163,6 +163,20 @@ __device__ __forceinline__ void write_key_value(const KeyArguments &a, Columns<2
   columns.next();
 }
 
+// prepare_barriers makes the barriers of a block that keeps rows of queries and goes
+// over keys and values, for all threads.
+template <class F> __device__ __forceinline__ void prepare_barriers(Barrier *q_full, Barrier *q_empty, Barrier *k_full, Barrier *k_empty, Barrier *v_full, Barrier *v_empty) {
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < F::Q_STAGES; i++) barrier_init(q_full + i, PRODUCERS), barrier_init(q_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
+    for (int i = 0; i < F::STAGES; i++) {
+      barrier_init(k_full + i, PRODUCERS), barrier_init(k_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
+      barrier_init(v_full + i, PRODUCERS), barrier_init(v_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
+    }
+    barrier_init_done();
+  }
+  __syncthreads();
+}
+
 #include "attention_hopper_forward.cuh"
 #if HEAD_SIZE == 64
 #include "attention_hopper_ordered.cuh"

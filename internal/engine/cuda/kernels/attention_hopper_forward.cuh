@@ -20,15 +20,7 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
   char *q_tiles = shared, *k_tiles = q_tiles + QS * F::Q_BYTES, *v_tiles = k_tiles + STAGES * F::KV_BYTES;
   Barrier *q_full = (Barrier *)(v_tiles + STAGES * F::KV_BYTES), *q_empty = q_full + QS;
   Barrier *k_full = q_empty + QS, *k_empty = k_full + STAGES, *v_full = k_empty + STAGES, *v_empty = v_full + STAGES;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < QS; i++) barrier_init(q_full + i, PRODUCERS), barrier_init(q_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
-    for (int i = 0; i < STAGES; i++) {
-      barrier_init(k_full + i, PRODUCERS), barrier_init(k_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
-      barrier_init(v_full + i, PRODUCERS), barrier_init(v_empty + i, WARP_ARRIVALS * 4 * F::WARPGROUPS);
-    }
-    barrier_init_done();
-  }
-  __syncthreads();
+  prepare_barriers<F>(q_full, q_empty, k_full, k_empty, v_full, v_empty);
 
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
   const Schedule schedule(div_up(length, ROWS), batch * heads, length);
