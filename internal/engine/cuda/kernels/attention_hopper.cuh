@@ -177,6 +177,20 @@ template <class F> __device__ __forceinline__ void prepare_barriers(Barrier *q_f
   __syncthreads();
 }
 
+// load_keys_values loads tiles of keys and values, the last one first.
+template <class F> __device__ __forceinline__ void load_keys_values(Ring<F::STAGES> &r, int tiles, char *k_tiles, char *v_tiles, Barrier *k_full, Barrier *k_empty, Barrier *v_full,
+                                                                   Barrier *v_empty, const bf16 *k, const bf16 *v, int k_stride, int v_stride, int length, int thread) {
+  for (int n = tiles - 1; n >= 0; n--) {
+    barrier_wait(k_empty + r.stage, r.parity ^ 1);
+    load_tile<F::KEYS, D>(shared_address(k_tiles + r.stage * F::KV_BYTES), k, k_stride, n * F::KEYS, length, thread);
+    barrier_arrive_copied(k_full + r.stage);
+    barrier_wait(v_empty + r.stage, r.parity ^ 1);
+    load_tile<F::KEYS, D>(shared_address(v_tiles + r.stage * F::KV_BYTES), v, v_stride, n * F::KEYS, length, thread);
+    barrier_arrive_copied(v_full + r.stage);
+    r.next();
+  }
+}
+
 #include "attention_hopper_forward.cuh"
 #if HEAD_SIZE == 64
 #include "attention_hopper_ordered.cuh"

@@ -43,15 +43,7 @@ extern "C" __global__ void __launch_bounds__((Forward::WARPGROUPS + 1) * 128, 1)
       load_tile<ROWS, D>(shared_address(q_tiles + qr.stage * F::Q_BYTES), q + row * q_stride + h * D, q_stride, first, length, thread);
       barrier_arrive_copied(q_full + qr.stage);
       qr.next();
-      for (int n = tiles - 1; n >= 0; n--) {
-        barrier_wait(k_empty + r.stage, r.parity ^ 1);
-        load_tile<KEYS, D>(shared_address(k_tiles + r.stage * F::KV_BYTES), kh, k_stride, n * KEYS, length, thread);
-        barrier_arrive_copied(k_full + r.stage);
-        barrier_wait(v_empty + r.stage, r.parity ^ 1);
-        load_tile<KEYS, D>(shared_address(v_tiles + r.stage * F::KV_BYTES), vh, v_stride, n * KEYS, length, thread);
-        barrier_arrive_copied(v_full + r.stage);
-        r.next();
-      }
+      load_keys_values<F>(r, tiles, k_tiles, v_tiles, k_full, k_empty, v_full, v_empty, kh, vh, k_stride, v_stride, length, thread);
     }
   } else {
   more_registers<Registers<F::WARPGROUPS>::consumer>();
