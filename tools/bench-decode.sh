@@ -8,31 +8,40 @@
 #   tools/bench-decode.sh bin/cuda.test ../shared
 #
 # bin/cuda.test is the package's test binary (make bin/cuda.test), so that the
-# machine with the GPU needs no Go.
+# machine with the GPU needs no Go. PARTS chooses among "checks steps", CASES the
+# models, rows and bits of the steps, ROUNDS how often 48 tokens are timed.
 set -uo pipefail
 binary=$(realpath "$1") shared=$(realpath "$2")
 cases=${CASES:-mlkv-6:1024 mlkv-6:256 mha-144:256 mha-144:1 mlkv-6:1024:8}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-MLKV_GOLDEN="$shared/golden" "$binary" -test.run 'Decode|ManyRows|Extend|Sampling|Dealt' -test.v 2>&1 | grep -E '^(---|ok|FAIL|PASS|panic)' | sort | uniq -c | sort -rn
+has() { [[ " ${PARTS:-checks steps} " == *" $1 "* ]]; }
 
-for case in $cases; do
-	IFS=: read -r model rows bits <<<"$case:16"
-	bits=${bits%%:*} name="${model^^}_x${rows}_${bits%%:*}bit"
+checks() {
+	MLKV_GOLDEN="$shared/golden" "$binary" -test.run 'Decode|ManyRows|Extend|Sampling|Dealt' -test.v 2>&1 | grep -E '^(---|ok|FAIL|PASS|panic)' | sort | uniq -c | sort -rn
+}
+
+# figure UNIT: what stands before UNIT in our benchmark's line.
+figure() { grep -oE "[0-9.]+ $1" "$out/ours" | head -1 | cut -d' ' -f1; }
+
+# step MODEL:ROWS[:BITS] times steps: ours, then the peer's, which has 16 bits only.
+step() {
+	local model rows bits name ours peer
+	IFS=: read -r model rows bits <<<"$1"
+	bits=${bits:-16} name="${model^^}_x${rows}_${bits}bit"
 	"$binary" -test.run '^$' -test.bench "Decode/^$name\$" -test.benchtime "${ROUNDS:-10}x" >"$out/ours" 2>&1
-	if [ "$bits" = 16 ]; then
-		(cd "$shared/bench" && python3 bench_decode.py --graph --cases "$model:$rows") >"$out/peer" 2>&1
-	else
-		echo >"$out/peer"
-	fi
-	field() { grep -oE "[0-9.]+ $1" "$out/ours" | head -1 | cut -d' ' -f1; }
-	ours=$(field tokens/s) step=$(field ms/step) share=$(field %floor) beyond=$(field %beyond)
+	: >"$out/peer"
+	[ "$bits" = 16 ] && (cd "$shared/bench" && python3 bench_decode.py --graph --cases "$model:$rows") >"$out/peer" 2>&1
+	ours=$(figure tokens/s)
 	peer=$(grep -oE '[0-9]+ tok/s' "$out/peer" | head -1 | cut -d' ' -f1)
 	[ -n "$ours" ] || tail -5 "$out/ours" >&2
 	[ -n "$peer" ] || tail -5 "$out/peer" >&2
-	echo "$name ${ours:--} ${step:--} ${share:--} ${beyond:--} ${peer:-0}" | tee -a "$out/table" >&2
-done
+	echo "$name ${ours:-0} $(figure ms/step) $(figure %floor) $(figure %beyond) ${peer:-0}" | tee -a "$out/table" >&2
+}
 
+has checks && checks
+has steps || exit 0
+for case in $cases; do step "$case"; done
 awk 'BEGIN { printf "%-20s %10s %9s %8s %9s %10s %6s\n", "model x rows", "tokens/s", "ms/step", "% floor", "% beyond", "PyTorch", "ratio" }
 	{ printf "%-20s %10.0f %9.3f %8.1f %9.2f %10s %6.2f\n", $1, $2, $3, $4, $5, $6 ? $6 : "-", $6 > 0 ? $2 / $6 : 0 }' "$out/table"

@@ -21,9 +21,10 @@ shift
 tools=(${*:-memcheck racecheck})
 tests=()
 for model in plain shared head_size_32 head_size_80 head_size_128 head_size_256; do
-	tests+=("TestGradientsMatchTheCPU/^$model/float32_false_recompute_\$")
+	tests+=("TestGradientsMatchTheCPU/^$model\$/float32_false_recompute_\$")
 done
-tests+=('TestDistillMatchesTheCPU/^shared/float32_false_recompute_$' 'TestScoresMatchTheCPU/^plain/float32_false' TestDecodedRowStandsAlone TestExtendFollowsTheLogits)
+tests+=('TestDistillMatchesTheCPU/^shared$/float32_false_recompute_$' 'TestScoresMatchTheCPU/^plain$/float32_false'
+	TestDecodedRowStandsAlone TestExtendFollowsTheLogits 'TestManyRowsOfRealWidth/^(5|17)_rows_')
 [ -n "${TESTS:-}" ] && read -ra tests <<<"$TESTS"
 export MLKV_TEST_PRODUCTS=plain
 out=$(mktemp -d)
