@@ -449,7 +449,7 @@ var decodeCases = []struct {
 	bits  int
 }{
 	{"MLKV-6", 1024, 16}, {"MLKV-6", 256, 16}, {"MHA-144", 256, 16}, {"MHA-144", 1, 16}, {"MLKV-6", 1024, 8},
-	{"MHA-144", 32, 16}, {"MLKV-6", 1, 16}, {"MLKV-6", 32, 16}, {"MHA-144", 256, 8},
+	{"MLKV-6", 512, 16}, {"MHA-144", 32, 16}, {"MLKV-6", 1, 16}, {"MLKV-6", 32, 16}, {"MHA-144", 256, 8},
 }
 
 // stepFloor is the least number of bytes that a step moves at a length: the weights

@@ -9,20 +9,22 @@ import (
 	"mlkv/internal/model"
 )
 
-func (d *decoder) norm(x, gain, shift, out gpu.Ptr, rows int) error {
+// affine is what follows normalising; null where products that read the result have it.
+type affine struct{ gain, shift gpu.Ptr }
+
+// norm normalises rows of the residual.
+func (d *decoder) norm(x gpu.Ptr, after affine, out gpu.Ptr, rows int) error {
 	return d.launchEarly(d.stepVariant(), "decode_norm", gpu.Grid{Blocks: [3]int{(rows + 3) / 4}, Threads: [3]int{128}},
-		x, gain, shift, out, int32(rows), int32(d.plan.cfg.HiddenSize), float32(d.plan.cfg.LayerNormEps))
+		x, after.gain, after.shift, out, int32(rows), int32(d.plan.cfg.HiddenSize), float32(d.plan.cfg.LayerNormEps))
 }
 
 func (d *decoder) geluInner(m *deviceMap, b batch) error {
 	return d.launchEarly(d.stepVariant(), "decode_gelu", eights(b.tokens*m.rows), b.inner, m.bias, int32(b.tokens), int32(m.rows), int32(m.rows))
 }
 
-// layer runs a layer on a batch.
-func (d *decoder) layer(l deviceLayer, b batch) error {
-	if err := d.norm(b.x, null, null, b.normed, b.tokens); err != nil {
-		return err
-	}
+// layer takes a batch, whose input is normalised, through a layer, and normalises its
+// result.
+func (d *decoder) layer(l deviceLayer, b batch, after affine) error {
 	if err := d.split(l, b); err != nil {
 		return err
 	}
@@ -30,19 +32,30 @@ func (d *decoder) layer(l deviceLayer, b batch) error {
 	if b.prompts != nil {
 		attend = func() error { return d.attendPrompts(l, b) }
 	}
-	err := inOrder(
-		attend,
-		func() error { return d.multiplyRows(d.outProduct(l, b), b.tokens) },
-	)
-	if err != nil || l.mlpIn == nil {
-		return err
+	if l.mlpIn == nil {
+		return inOrder(attend, func() error { return d.addNormalised(l, b, after) })
 	}
 	products := d.mlpProducts(l, b)
 	return inOrder(
-		func() error { return d.norm(b.x, null, null, b.normed, b.tokens) },
+		attend,
+		func() error { return d.addNormalised(l, b, affine{}) },
 		func() error { return d.multiplyRows(products[0], b.tokens) },
 		func() error { return d.geluInner(l.mlpIn, b) },
 		func() error { return d.multiplyRows(products[1], b.tokens) },
+		func() error { return d.norm(b.x, after, b.normed, b.tokens) },
+	)
+}
+
+// addNormalised adds a layer's output to the residual, which it normalises.
+func (d *decoder) addNormalised(l deviceLayer, b batch, after affine) error {
+	if b.prompts == nil && d.many() {
+		if done, err := d.manyOut(l, b, after); done || err != nil {
+			return err
+		}
+	}
+	return inOrder(
+		func() error { return d.multiplyRows(d.outProduct(l, b), b.tokens) },
+		func() error { return d.norm(b.x, after, b.normed, b.tokens) },
 	)
 }
 
@@ -135,8 +148,8 @@ func (d *decoder) attendCache(l deviceLayer, y gpu.Ptr) error {
 		return d.launchEarly(d.cacheVariant(), "decode_attention_plain", gpu.Grid{Blocks: [3]int{p.o.Rows * p.cfg.KVHeads}, Threads: [3]int{256}, Shared: launch.shared},
 			q, stride, keys, values, keyScales, valueScales, int32(p.capacity), q, stride, d.mem.seen, int32(p.cfg.Heads), int32(p.cfg.KVHeads), d.mem.table, int32(pairs), scale)
 	}
-	// Behind the first layer decode_begin is done: no product lets the next kernel begin
-	// before its own end.
+	// Behind the first layer decode_begin is done: what projects a layer's input has
+	// waited for all ahead of it before it lets attention begin.
 	early := l.split != d.weights.layers[0].split
 	name := "decode_attention"
 	if launch.wide {

@@ -53,7 +53,7 @@ func (d *decoder) checkPrompts(list [][]int32) error {
 	return nil
 }
 
-// readPrompts fills the cache and leaves the residual of every row's last token in x.
+// readPrompts fills the cache and leaves the result of every row's last token in normed.
 func (d *decoder) readPrompts(ctx context.Context, list [][]int32) error {
 	for r, p := range list {
 		d.lengths[r] = len(p)
@@ -151,13 +151,11 @@ func (d *decoder) readChunk(f *prefill, c promptChunk, list [][]int32) error {
 	if err != nil {
 		return err
 	}
-	for i, l := range d.weights.layers {
-		if err := d.layer(l, b); err != nil {
-			return fmt.Errorf("layer %d: %w", i, err)
-		}
+	if err := d.layers(b); err != nil {
+		return err
 	}
 	return d.launch(d.stepVariant(), "decode_gather", gpu.Grid{Blocks: [3]int{c.rows}, Threads: [3]int{128}},
-		b.x, f.index, d.mem.x+gpu.Ptr(int64(c.first)*int64(hidden)*4), int32(hidden))
+		b.normed, f.index, d.offset(d.mem.normed, c.first*hidden), int32(hidden))
 }
 
 // attendPrompts runs training's attention on a chunk, queries in their place. Keys

@@ -30,21 +30,30 @@ func (d *decoder) forward() error {
 		return err
 	}
 	b := batch{tokens: p.o.Rows, x: d.mem.x, normed: d.mem.normed, y: d.mem.y, inner: d.mem.inner}
+	return d.layers(b)
+}
+
+// layers takes a batch from its embeddings to what the vocabulary's product reads.
+func (d *decoder) layers(b batch) error {
+	if err := d.norm(b.x, affine{}, b.normed, b.tokens); err != nil {
+		return err
+	}
 	for i, l := range d.weights.layers {
-		if err := d.layer(l, b); err != nil {
+		var after affine
+		if i == len(d.weights.layers)-1 {
+			after = d.weights.last
+		}
+		if err := d.layer(l, b, after); err != nil {
 			return fmt.Errorf("layer %d: %w", i, err)
 		}
 	}
 	return nil
 }
 
-// project computes the logits of every row, a chunk of rows at a time, and hands
-// each chunk over, [rows, vocab] from the row first.
+// project computes the logits of every row of normed, a chunk of rows at a time, and
+// hands each chunk over, [rows, vocab] from the row first.
 func (d *decoder) project(each func(first, rows int) error) error {
 	p, cfg := d.plan, d.plan.cfg
-	if err := d.norm(d.mem.x, d.weights.gain, d.weights.shift, d.mem.normed, p.o.Rows); err != nil {
-		return err
-	}
 	return chunks(p.o.Rows, p.head, func(first, rows int) error {
 		product := d.headProduct()
 		product.in = d.offset(product.in, first*cfg.HiddenSize)

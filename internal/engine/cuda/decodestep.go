@@ -99,7 +99,7 @@ func (d *decoder) runWhole(ring gpu.Ptr) error {
 	}
 	_, pairs := p.rotaryShape()
 	scale := float32(math.Log2E / math.Sqrt(float64(cfg.HeadSize())))
-	return k.LaunchTogether(d.stream, d.whole.grid, d.mem.layers, int32(cfg.Layers), d.mem.tokens, d.weights.embed, d.weights.gain, d.weights.shift, d.weights.head, int32(cfg.VocabSize),
+	return k.LaunchTogether(d.stream, d.whole.grid, d.mem.layers, int32(cfg.Layers), d.mem.tokens, d.weights.embed, d.weights.last.gain, d.weights.last.shift, d.weights.head, int32(cfg.VocabSize),
 		d.mem.x, d.mem.y, d.mem.logits, int32(p.o.Rows), float32(cfg.LayerNormEps), scale, d.mem.table, int32(pairs), int32(p.capacity), d.mem.seen,
 		d.mem.sampling+samplingStep, d.mem.partial, d.mem.arrived, d.mem.meetings, ring, int32(ringSlots))
 }

@@ -32,7 +32,7 @@ type decodeWeights struct {
 	cfg         model.Config // padded
 	arena       *gpu.Arena
 	embed, head gpu.Ptr
-	gain, shift gpu.Ptr // of the final norm, float32
+	last        affine // the final norm's, float32
 	layers      []deviceLayer
 }
 
@@ -107,7 +107,7 @@ func (d *decodeWeights) upload(u *uploader, p *packer) error {
 		elem gpu.Type
 	}{
 		{&d.embed, model.EmbedIn, u.dev.elem},
-		{&d.gain, model.FinalNormName + ".weight", gpu.Float32}, {&d.shift, model.FinalNormName + ".bias", gpu.Float32},
+		{&d.last.gain, model.FinalNormName + ".weight", gpu.Float32}, {&d.last.shift, model.FinalNormName + ".bias", gpu.Float32},
 	} {
 		if *t.to, err = table(t.name, t.elem); err != nil {
 			return err

@@ -76,12 +76,11 @@ extern "C" __global__ void __launch_bounds__(256) decode_embed(const int *tokens
   store8(x + row * hidden + c, v);
 }
 
-// decode_gather copies the rows of x that index names, in float32. Grid: count
-// blocks of 128.
-extern "C" __global__ void __launch_bounds__(128) decode_gather(const float *x, const int *index, float *out, int hidden) {
-  const float *from = x + (long long)index[blockIdx.x] * hidden;
-  float *to = out + (long long)blockIdx.x * hidden;
-  for (int i = threadIdx.x * 4; i < hidden; i += 512) *(float4 *)(to + i) = *(const float4 *)(from + i);
+// decode_gather copies the rows of x that index names. Grid: count blocks of 128.
+extern "C" __global__ void __launch_bounds__(128) decode_gather(const element *x, const int *index, element *out, int hidden) {
+  const uint4 *from = (const uint4 *)(x + (long long)index[blockIdx.x] * hidden);
+  uint4 *to = (uint4 *)(out + (long long)blockIdx.x * hidden);
+  for (int i = threadIdx.x; i < hidden * (int)sizeof(element) / 16; i += 128) to[i] = from[i];
 }
 
 // decode_norm normalises rows of x to mean 0 and variance 1; gain and bias, if not

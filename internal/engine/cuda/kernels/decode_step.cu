@@ -130,8 +130,9 @@ struct Attention {
     if (l.keys && deal.from < deal.to) bring(l, deal.row, deal.head, deal.unit);
   }
 
-  // run attends in a layer, whose first unit is on its way.
-  __device__ __forceinline__ void run(const Work &l) {
+  // run attends in a layer, whose first unit is on its way. order is called once, when
+  // that and the first queries have come.
+  template <class Order> __device__ __forceinline__ void run(const Work &l, Order order) {
     int row = deal.row, head = deal.head, unit = deal.unit;
     const int pairs = l.unrotated ? m.pairs : 0;
     for (int at = deal.from; at < deal.to;) {
@@ -154,6 +155,7 @@ struct Attention {
           __syncthreads();
           bring(l, row, head, unit + 1);
         }
+        if (at == deal.from && unit == first) order();
         if (p < n) heads.template take<TURN_KEYS>(tile, p, n, m.table, pairs, m.scale, lane);
       }
       __syncthreads();
@@ -168,6 +170,7 @@ struct Attention {
         bring(l, row, head, unit);
       }
     }
+    if (deal.from == deal.to) order();
   }
 
  private:
@@ -334,7 +337,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   __syncthreads();
   Attention attention(m, lengths, deal, held, there + 4);
   attention.begin(works[0]);
-  outward.begin(works[0].out);
 
   const int slot = (*step + 1) % slots;  // of the ring
   auto zero = [](int, int) { return make_float2(0, 0); };
@@ -367,13 +369,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       bf16 *to = y + row * WIDTH + query;
       if (query < 0) to = (key ? work.keys : work.values) + (((long long)row * KV_HEADS + of) * capacity + lengths[row] - 1) * D + within;
       *(uint32 *)to = pack_bf16(v.x, v.y);
-    });
+    }, [&] { outward.begin(work.out); });
     meeting.arrive();
-    inward.begin(next.split);
     meeting.wait();
-    attention.run(work);
+    attention.run(work, [&] { inward.begin(next.split); });
     meeting.arrive();
-    attention.begin(next);
     // Back to the residual.
     auto old = [&](int row, int column) {
       const float *at = x + row * HIDDEN + column;
@@ -381,9 +381,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     };
     meeting.wait();
     outward.multiply(work.out, rows, parts, [&](int row, int at) { return fresh_load16(y + row * WIDTH + at); }, old,
-                        [&](int row, int c, float2 v) { *(float2 *)(x + row * HIDDEN + c) = v; });
+                        [&](int row, int c, float2 v) { *(float2 *)(x + row * HIDDEN + c) = v; }, [&] { attention.begin(next); });
     meeting.arrive();
-    outward.begin(next.out);
   }
   begin_early();
   meeting.wait();
@@ -401,7 +400,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     best.take({v.x, c}), best.take({v.y, c + 1});
     if (v.x != v.x || v.y != v.y) best = {INFINITE, -1};
-  });
+  }, [] {});
   if (ring) choose(best, inward.row(), inward.pair(), Inward::COLUMNS / 2, rows, (Choice *)in, (Choice *)partial, (int *)meetings + 2, tokens, ring + slot * rows);
 }
 

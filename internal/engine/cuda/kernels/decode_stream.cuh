@@ -151,9 +151,10 @@ template <int K, int TILES, int STEPS, bool WIDE> struct Stream {
   // multiply takes a share that has begun. input gets a row and a place in it and gives
   // eight elements; output a row, a column that is even, and the results there and beside
   // it. start gives what is added to them besides the bias. parts holds 2 * WARPS * rows *
-  // COLUMNS floats.
-  template <class Input, class Start, class Output>
-  __device__ __forceinline__ void multiply(const Share &s, int rows, float *parts, Input input, Start start, Output output) {
+  // COLUMNS floats. order is called once, when the first rows have come: copies that it
+  // orders stand in no load's way then.
+  template <class Input, class Start, class Output, class Order>
+  __device__ __forceinline__ void multiply(const Share &s, int rows, float *parts, Input input, Start start, Output output, Order order) {
     const int all = turns(s);
     auto begun = [&](int group) { return stores(s, group, rows) ? start(row(), column(s, group)) : make_float2(0, 0); };
     float2 shift = begun(0);
@@ -189,6 +190,7 @@ template <int K, int TILES, int STEPS, bool WIDE> struct Stream {
           if (s.bias && stores(s, turn.group, rows)) shift = plus(shift, *(const float2 *)(turn.group < 2 ? bias + turn.group * COLUMNS + 2 * pair() : s.bias + column(s, turn.group)));
         }
         add(sum, x[place], turn, place);
+        if (i + place == 0) order();
         if (ends) put(sum, rows, mine);
         if (ends || more) __syncthreads();
         if (more) {
@@ -203,6 +205,7 @@ template <int K, int TILES, int STEPS, bool WIDE> struct Stream {
         turn.advance();
       }
     }
+    if (all == 0) order();
   }
 
  private:
