@@ -44,4 +44,4 @@ has checks && checks
 has steps || exit 0
 for case in $cases; do step "$case"; done
 awk 'BEGIN { printf "%-20s %10s %9s %8s %9s %10s %6s\n", "model x rows", "tokens/s", "ms/step", "% floor", "% beyond", "PyTorch", "ratio" }
-	{ printf "%-20s %10.0f %9.3f %8.1f %9.2f %10s %6.2f\n", $1, $2, $3, $4, $5, $6 ? $6 : "-", $6 > 0 ? $2 / $6 : 0 }' "$out/table"
+	{ printf "%-20s %10.0f %9.3f %8.1f %9.2f %10s %6s\n", $1, $2, $3, $4, $5, ($6 > 0 ? $6 : "-"), ($6 > 0 ? sprintf("%.2f", $2 / $6) : "-") }' "$out/table"
