@@ -4,7 +4,10 @@
 // that follow. It does no arithmetic on weights.
 package model
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // KeyRotary says whether a layer that borrows keys sees them with or without
 // the rotary embedding of its owner.
@@ -49,6 +52,9 @@ type Config struct {
 	// Owner maps each layer to the layer whose keys and values it attends
 	// to: Owner[i] <= i and Owner[Owner[i]] == Owner[i].
 	Owner OwnerMap
+	// ValueOwner, if not nil, is another map for values; Owner is that of keys
+	// then.
+	ValueOwner OwnerMap
 	// SharedKeyRotary says where keys are shared; see KeyRotary.
 	SharedKeyRotary KeyRotary
 	// KVIntermediateSize, if positive, makes each key and value projection a
@@ -69,11 +75,29 @@ func (c Config) RotaryDims() int { return int(float64(c.HeadSize()) * c.RotaryPc
 // KVSize is the width of one layer's keys, and of its values.
 func (c Config) KVSize() int { return c.KVHeads * c.HeadSize() }
 
+// ValueOwners maps each layer to the layer whose values it attends to.
+func (c Config) ValueOwners() OwnerMap {
+	if c.ValueOwner != nil {
+		return c.ValueOwner
+	}
+	return c.Owner
+}
+
+// WithOwners gives keys and values their maps; those of values may be nil or the
+// same.
+func (c Config) WithOwners(keys, values OwnerMap) Config {
+	c.Owner, c.ValueOwner = keys, values
+	if slices.Equal(keys, values) {
+		c.ValueOwner = nil
+	}
+	return c
+}
+
 // Shared reports whether the model departs from plain multi-head attention:
 // fewer key/value heads than query heads, fewer owners than layers, or
 // key/value MLPs.
 func (c Config) Shared() bool {
-	return c.KVHeads != c.Heads || c.Owner.Owners() != c.Layers || c.KVIntermediateSize > 0
+	return c.KVHeads != c.Heads || c.Owner.Owners() != c.Layers || c.ValueOwners().Owners() != c.Layers || c.KVIntermediateSize > 0
 }
 
 // Validate reports the first field that no model can have. Field names in the
@@ -114,7 +138,16 @@ func (c Config) Validate() error {
 	if len(c.Owner) != c.Layers {
 		return fmt.Errorf("layer_map: expected %d layers, found %d", c.Layers, len(c.Owner))
 	}
-	return c.Owner.Validate()
+	if err := c.Owner.Validate(); err != nil || c.ValueOwner == nil {
+		return err
+	}
+	if len(c.ValueOwner) != c.Layers {
+		return fmt.Errorf("value_layer_map: expected %d layers, found %d", c.Layers, len(c.ValueOwner))
+	}
+	if err := c.ValueOwner.Validate(); err != nil {
+		return fmt.Errorf("value_%w", err)
+	}
+	return nil
 }
 
 // Divisors lists the numbers that divide n, ascending.

@@ -145,11 +145,39 @@ func TestValidate(t *testing.T) {
 		{"shared_key_rotary", func(c *Config) { c.SharedKeyRotary = "during" }},
 		{"layer_map", func(c *Config) { c.Owner = c.Owner[1:] }},
 		{"layer_map", func(c *Config) { c.Owner = append(OwnerMap{1}, c.Owner[1:]...) }},
+		{"value_layer_map", func(c *Config) { c.ValueOwner = c.Owner[1:] }},
+		{"value_layer_map", func(c *Config) { c.ValueOwner = append(OwnerMap{1}, c.Owner[1:]...) }},
 	} {
 		cfg, _ := Sized("pythia-160m")
 		c.change(&cfg)
 		if err := cfg.Validate(); err == nil || !strings.HasPrefix(err.Error(), c.field) {
 			t.Errorf("expected an error about %s, found %v", c.field, err)
 		}
+	}
+}
+
+// TestSeparateOwners: keys and values of separate owners have the tensors of these
+// and no others, and count apart.
+func TestSeparateOwners(t *testing.T) {
+	cfg := Plain(40, 32, 4, 4)
+	cfg.KVHeads = 1
+	cfg = cfg.WithOwners(OwnerMap{0, 0, 0, 3}, OwnerMap{0, 1, 1, 1})
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	has := map[string]bool{}
+	for _, p := range cfg.Params() {
+		has[p.Name] = true
+	}
+	for l, want := range []struct{ key, value bool }{{true, true}, {false, true}, {false, false}, {true, false}} {
+		if key, value := has[LayerName(l, Key)+".weight"], has[LayerName(l, Value)+".bias"]; key != want.key || value != want.value {
+			t.Errorf("layer %d: expected keys %v and values %v, found %v and %v", l, want.key, want.value, key, value)
+		}
+	}
+	if want := (2 + 2) * 8; cfg.KVElements() != want {
+		t.Errorf("expected %d cached elements a token, found %d", want, cfg.KVElements())
+	}
+	if same := cfg.WithOwners(cfg.Owner, OwnerMap{0, 0, 0, 3}); same.ValueOwner != nil {
+		t.Errorf("expected one map where both are the same, found %v for values", same.ValueOwner)
 	}
 }

@@ -103,17 +103,18 @@ func (c Config) Params() []Param {
 		norm(InputNorm)
 		norm(PostNorm)
 		linear(Query, h, h, PartQuery)
-		switch {
-		case !c.Owner.Owns(l):
-		case c.KVIntermediateSize > 0:
-			linear(KeyIn, c.KVIntermediateSize, h, PartKeyValue)
-			linear(KeyOut, c.KVSize(), c.KVIntermediateSize, PartKeyValue)
-			linear(ValueIn, c.KVIntermediateSize, h, PartKeyValue)
-			linear(ValueOut, c.KVSize(), c.KVIntermediateSize, PartKeyValue)
-		default:
-			linear(Key, c.KVSize(), h, PartKeyValue)
-			linear(Value, c.KVSize(), h, PartKeyValue)
+		shared := func(m OwnerMap, module, in, out string) {
+			switch {
+			case !m.Owns(l):
+			case c.KVIntermediateSize > 0:
+				linear(in, c.KVIntermediateSize, h, PartKeyValue)
+				linear(out, c.KVSize(), c.KVIntermediateSize, PartKeyValue)
+			default:
+				linear(module, c.KVSize(), h, PartKeyValue)
+			}
 		}
+		shared(c.Owner, Key, KeyIn, KeyOut)
+		shared(c.ValueOwners(), Value, ValueIn, ValueOut)
 		linear(AttentionOut, h, h, PartOutput)
 		linear(MLPIn, c.IntermediateSize, h, PartMLP)
 		linear(MLPOut, h, c.IntermediateSize, PartMLP)
@@ -147,8 +148,9 @@ func (c Config) ParametersByPart() map[Part]int {
 
 // KVElements is the size of the key/value cache in elements for one token of
 // one sequence: 2 * m * g * k of the MLKV paper's formula, with m owners, g
-// key/value heads and k channels a head.
-func (c Config) KVElements() int { return 2 * c.Owner.Owners() * c.KVSize() }
+// key/value heads and k channels a head. Where keys and values have owners of their
+// own, their numbers take the place of 2 * m.
+func (c Config) KVElements() int { return (c.Owner.Owners() + c.ValueOwners().Owners()) * c.KVSize() }
 
 // KVBytes is the size of the key/value cache in bytes, for sequences of the
 // given length in a batch, at elementSize bytes an element.
