@@ -294,7 +294,7 @@ type Activations struct {
 	Layer      int
 	Input      []float32 // after layer norm, [N, H]
 	Query      []float32 // [N, heads*head_size]
-	Key, Value []float32 // [N, kv_heads*head_size]; nil in a layer that borrows
+	Key, Value []float32 // [N, kv_heads*head_size]; nil in a layer that borrows them
 	Output     []float32 // of the heads, before the output projection, [N, heads*head_size]
 }
 

@@ -77,12 +77,12 @@ type Graph struct {
 type Layer struct {
 	Input      *gorgonia.Node // after layer norm, [N, H]
 	Query      *gorgonia.Node // [N, A*D]
-	Key, Value *gorgonia.Node // [N, G*D]; nil in a layer that borrows
+	Key, Value *gorgonia.Node // [N, G*D]; nil in a layer that borrows them
 	Output     *gorgonia.Node // of the heads, before the output projection, [N, A*D]
 }
 
 // Cached are the keys and values that one owner layer leaves for the tokens to
-// come, each [N, G*D].
+// come, each [N, G*D]; nil where it owns the others only.
 type Cached struct {
 	Owner int
 	// Key holds rotated keys, or unrotated ones where borrowers want them so.

@@ -16,9 +16,9 @@ import (
 // graph says.
 type Attention struct {
 	Length, Heads, KVHeads, HeadSize int
-	// Owner is the layer that the keys and values belong to: the place of the
-	// cache that incremental decoding reads.
-	Owner int
+	// KeyOwner and ValueOwner are the layers that the keys and the values belong
+	// to: the places of the cache that incremental decoding reads.
+	KeyOwner, ValueOwner int
 }
 
 func (o Attention) OutShape(in []tensor.Shape) tensor.Shape {

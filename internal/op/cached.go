@@ -6,58 +6,50 @@ import (
 	"mlkv/internal/blas"
 )
 
-// KVCache holds the keys and values of one owner layer for incremental
-// decoding: [R, G, Capacity, D] each, so that a head is read in one run.
-type KVCache struct {
+// Cache holds the keys or the values of one owner layer for incremental decoding:
+// [R, G, Capacity, D], so that a head is read in one run.
+type Cache struct {
 	Rows, KVHeads, Capacity, HeadSize int
-	Keys, Values                      []float32
+	Data                              []float32
 }
 
-// NewKVCache makes a cache in memory of 2*rows*kvHeads*capacity*headSize elements.
-func NewKVCache(rows, kvHeads, capacity, headSize int, memory []float32) *KVCache {
-	n := rows * kvHeads * capacity * headSize
-	return &KVCache{Rows: rows, KVHeads: kvHeads, Capacity: capacity, HeadSize: headSize, Keys: memory[:n], Values: memory[n : 2*n]}
-}
+// Head is where a head of a row begins in Data.
+func (c *Cache) Head(row, head int) int { return (row*c.KVHeads + head) * c.Capacity * c.HeadSize }
 
-// Head is where a head of a row begins in Keys and Values.
-func (c *KVCache) Head(row, head int) int { return (row*c.KVHeads + head) * c.Capacity * c.HeadSize }
-
-// Put stores consecutive keys and values of a row, [n, G*D] each, from a position
-// on.
-func (c *KVCache) Put(row, position int, keys, values []float32) {
+// Put stores consecutive keys or values of a row, [n, G*D], from a position on.
+func (c *Cache) Put(row, position int, x []float32) {
 	d := c.HeadSize
-	for i := 0; i*d < len(keys); i++ {
+	for i := 0; i*d < len(x); i++ {
 		at := c.Head(row, i%c.KVHeads) + (position+i/c.KVHeads)*d
-		copy(c.Keys[at:at+d], keys[i*d:])
-		copy(c.Values[at:at+d], values[i*d:])
+		copy(c.Data[at:at+d], x[i*d:])
 	}
 }
 
 // AttendCached is Attention for one new query in each row, over the first
-// lengths[r] positions of a cache: q [R, A*D] -> out [R, A*D]. With turn, keys
+// lengths[r] positions of caches of one shape: q [R, A*D] -> out [R, A*D]. With turn, keys
 // are rotated as they are read.
-func (o Attention) AttendCached(out, q []float32, c *KVCache, lengths []int, turn *Rotary) {
+func (o Attention) AttendCached(out, q []float32, keys, values *Cache, lengths []int, turn *Rotary) {
 	d, group := o.HeadSize, o.Heads/o.KVHeads
 	if turn == nil {
-		blas.Parallel(c.Rows*o.Heads, func(i int) {
+		blas.Parallel(keys.Rows*o.Heads, func(i int) {
 			r := i / o.Heads
-			at, n := c.Head(r, i%o.Heads/group), lengths[r]*d
-			o.attendHead(out[i*d:(i+1)*d], q[i*d:(i+1)*d], c.Keys[at:at+n], c.Values[at:at+n])
+			at, n := keys.Head(r, i%o.Heads/group), lengths[r]*d
+			o.attendHead(out[i*d:(i+1)*d], q[i*d:(i+1)*d], keys.Data[at:at+n], values.Data[at:at+n])
 		})
 		return
 	}
-	blas.Parallel(c.Rows*o.KVHeads, func(i int) {
+	blas.Parallel(keys.Rows*o.KVHeads, func(i int) {
 		r := i / o.KVHeads
-		at, n := c.Head(r, i%o.KVHeads), lengths[r]
+		at, n := keys.Head(r, i%o.KVHeads), lengths[r]
 		rotated := scratch[float32](n * d)
 		defer release(rotated)
-		copy(rotated, c.Keys[at:])
+		copy(rotated, keys.Data[at:])
 		table := rotaryTable[float32](*turn, 0, n)
 		for p := range n {
 			table.turn(rotated[p*d:(p+1)*d], p)
 		}
 		for h := i * group; h < (i+1)*group; h++ {
-			o.attendHead(out[h*d:(h+1)*d], q[h*d:(h+1)*d], rotated, c.Values[at:at+n*d])
+			o.attendHead(out[h*d:(h+1)*d], q[h*d:(h+1)*d], rotated, values.Data[at:at+n*d])
 		}
 	})
 }

@@ -29,10 +29,7 @@ func (e *Engine) Collector(cfg model.Config, w engine.Weights, rows, length int)
 	}
 	var results []*gorgonia.Node
 	for _, l := range g.Layers {
-		results = append(results, l.Input, l.Query, l.Output)
-		if l.Key != nil {
-			results = append(results, l.Key, l.Value)
-		}
+		results = append(results, nodes(l.Input, l.Query, l.Output, l.Key, l.Value)...)
 	}
 	prog, err := compile(g, params, results)
 	if err != nil {
@@ -59,7 +56,10 @@ func (c *collector) Collect(ctx context.Context, tokens []int32, visit func(engi
 			Layer: i, Input: c.prog.value(c.arena, l.Input), Query: c.prog.value(c.arena, l.Query), Output: c.prog.value(c.arena, l.Output),
 		}
 		if l.Key != nil {
-			a.Key, a.Value = c.prog.value(c.arena, l.Key), c.prog.value(c.arena, l.Value)
+			a.Key = c.prog.value(c.arena, l.Key)
+		}
+		if l.Value != nil {
+			a.Value = c.prog.value(c.arena, l.Value)
 		}
 		if err := visit(a); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"gorgonia.org/gorgonia"
@@ -18,15 +19,20 @@ import (
 
 var background = context.Background()
 
-// small is a model of odd sizes with the given owners and key/value heads.
+// small is a model of odd sizes with the given owners, of values behind a slash where
+// they have their own, and key/value heads.
 func small(t testing.TB, owners string, kvHeads int, where model.KeyRotary) model.Config {
 	t.Helper()
-	m, err := model.ParseOwnerMap(owners)
-	if err != nil {
-		t.Fatal(err)
+	var maps []model.OwnerMap
+	for _, text := range strings.Split(owners, "/") {
+		m, err := model.ParseOwnerMap(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		maps = append(maps, m)
 	}
-	c := model.Plain(61, 48, len(m), 6)
-	c.Owner, c.KVHeads, c.SharedKeyRotary = m, kvHeads, where
+	c := model.Plain(61, 48, len(maps[0]), 6).WithOwners(maps[0], maps[len(maps)-1])
+	c.KVHeads, c.SharedKeyRotary = kvHeads, where
 	c.RotaryPct, c.IntermediateSize, c.MaxPositions = 0.5, 90, 64
 	return c
 }
@@ -62,7 +68,8 @@ func randomTokens(n, vocab int, seed uint64) []int32 {
 	return out
 }
 
-var ownerMaps = []string{"0_1_2_3", "0_0_0_0", "0_0_2_2", "0_1_1_3", "0_1_0_1", "0_1_0_0", "0_0_2_0_2_5"}
+var ownerMaps = []string{"0_1_2_3", "0_0_0_0", "0_0_2_2", "0_1_1_3", "0_1_0_1", "0_1_0_0", "0_0_2_0_2_5",
+	"0_0_2_2/0_1_1_3", "0_1_1_1/0_0_0_3", "0_0_0_0/0_1_2_3"}
 
 // TestCachedDecoding compares the logits of token-by-token decoding with those
 // of one pass over the whole sequence.
@@ -337,10 +344,26 @@ func TestBadBatches(t *testing.T) {
 	}
 }
 
+// projected is a linear map of n inputs, by a loop.
+func projected(w weightsOf, name string, input []float32, n int) []float32 {
+	bias := w[name+".bias"]
+	h, out := len(input)/n, make([]float32, n*len(bias))
+	for i := range n {
+		for o, b := range bias {
+			sum := float64(b)
+			for k := range h {
+				sum += float64(w[name+".weight"][o*h+k]) * float64(input[i*h+k])
+			}
+			out[i*len(bias)+o] = float32(sum)
+		}
+	}
+	return out
+}
+
 // TestCollector: keys and values that it shows are the projections of the
 // inputs that it shows, and layers that borrow show none.
 func TestCollector(t *testing.T) {
-	cfg := small(t, "0_0_2_2", 2, model.RotaryAfter)
+	cfg := small(t, "0_0_2_2/0_1_1_1", 2, model.RotaryAfter)
 	w := random(cfg, 4)
 	c, err := Open(0).Collector(cfg, w, 2, 7)
 	if err != nil {
@@ -352,24 +375,18 @@ func TestCollector(t *testing.T) {
 			t.Errorf("visit %d shows layer %d", visited, a.Layer)
 		}
 		visited++
-		if owns := cfg.Owner.Owns(a.Layer); (a.Key != nil) != owns {
-			t.Errorf("layer %d: owns %v, shows keys %v", a.Layer, owns, a.Key != nil)
-		} else if !owns {
-			return nil
-		}
-		name := model.LayerName(a.Layer, model.Key)
-		h, kv := cfg.HiddenSize, cfg.KVSize()
-		want := make([]float32, len(a.Key))
-		for n := range 14 {
-			for o := range kv {
-				sum := float64(w[name+".bias"][o])
-				for k := range h {
-					sum += float64(w[name+".weight"][o*h+k]) * float64(a.Input[n*h+k])
-				}
-				want[n*kv+o] = float32(sum)
+		for _, part := range []struct {
+			module string
+			owns   bool
+			shown  []float32
+		}{{model.Key, cfg.Owner.Owns(a.Layer), a.Key}, {model.Value, cfg.ValueOwners().Owns(a.Layer), a.Value}} {
+			name := model.LayerName(a.Layer, part.module)
+			if (part.shown != nil) != part.owns {
+				t.Errorf("%s: owned %v, shown %v", name, part.owns, part.shown != nil)
+			} else if part.owns {
+				enginetest.Compare(t, name, part.shown, projected(w, name, a.Input, 14), 1e-5)
 			}
 		}
-		enginetest.Compare(t, name, a.Key, want, 1e-5)
 		return nil
 	})
 	if err != nil {

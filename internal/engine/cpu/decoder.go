@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"gorgonia.org/gorgonia"
 	"mlkv/internal/blas"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/plan"
@@ -23,8 +24,9 @@ type decoder struct {
 	next    *program
 	memory  region // arena and caches
 	arena   []float32
-	caches  map[int]*op.KVCache // by owner layer
-	lengths []int               // tokens of each row in the cache
+	keys    map[int]*op.Cache // by owner layer
+	values  map[int]*op.Cache
+	lengths []int // tokens of each row in the cache
 }
 
 // Decoder implements engine.Engine.
@@ -55,17 +57,25 @@ func (d *decoder) Resize(o engine.DecodeOptions) error {
 	if err != nil {
 		return err
 	}
-	each := 2 * o.Rows * o.MaxSize * d.cfg.KVSize()
-	if d.memory, err = newRegion(int64(next.plan.Elements+len(next.Cache)*each), bytes(d.params), o.MemoryLimit); err != nil {
+	if d.memory, err = newRegion(int64(next.plan.Elements+o.Rows*o.MaxSize*d.cfg.KVElements()), bytes(d.params), o.MemoryLimit); err != nil {
 		return fmt.Errorf("decoding %d rows of up to %d tokens: %w", o.Rows, o.MaxSize, err)
 	}
 	d.o, d.next, d.lengths = o, next, make([]int, o.Rows)
 	d.arena = d.memory.take(next.plan.Elements)
-	d.caches = map[int]*op.KVCache{}
+	d.keys, d.values = map[int]*op.Cache{}, map[int]*op.Cache{}
 	for _, c := range next.Cache {
-		d.caches[c.Owner] = op.NewKVCache(o.Rows, d.cfg.KVHeads, o.MaxSize, d.cfg.HeadSize(), d.memory.take(each))
+		if c.Key != nil {
+			d.keys[c.Owner] = d.newCache()
+		}
+		if c.Value != nil {
+			d.values[c.Owner] = d.newCache()
+		}
 	}
 	return nil
+}
+
+func (d *decoder) newCache() *op.Cache {
+	return &op.Cache{Rows: d.o.Rows, KVHeads: d.cfg.KVHeads, Capacity: d.o.MaxSize, HeadSize: d.cfg.HeadSize(), Data: d.memory.take(d.o.Rows * d.o.MaxSize * d.cfg.KVSize())}
 }
 
 // compile is the program of the logits at the picked positions, with the keys
@@ -77,7 +87,7 @@ func (d *decoder) compile(rows, length, picked int) (*program, error) {
 	}
 	results := nodes(g.Logits)
 	for _, c := range g.Cache {
-		results = append(results, c.Key, c.Value)
+		results = append(results, nodes(c.Key, c.Value)...)
 	}
 	return compile(g, d.params, results)
 }
@@ -108,7 +118,12 @@ func (d *decoder) Prefill(ctx context.Context, prompts [][]int32) ([]float32, er
 		p.bind(p.Index, []int32{int32(len(prompt) - 1)})
 		p.run(arena, nil)
 		for _, c := range p.Cache {
-			d.caches[c.Owner].Put(r, 0, p.value(arena, c.Key), p.value(arena, c.Value))
+			if c.Key != nil {
+				d.keys[c.Owner].Put(r, 0, p.value(arena, c.Key))
+			}
+			if c.Value != nil {
+				d.values[c.Owner].Put(r, 0, p.value(arena, c.Value))
+			}
 		}
 		d.lengths[r] = len(prompt)
 		logits = append(logits, p.value(arena, p.Logits)...)
@@ -146,23 +161,25 @@ func (d *decoder) run(p *program) {
 	for r, n := range d.lengths {
 		seen[r] = n + 1
 	}
-	stored := map[int]bool{}
+	stored := map[*gorgonia.Node]bool{}
 	p.run(d.arena, func(s plan.Step, out op.Array, in []op.Array) bool {
 		switch o := s.Op.(type) {
 		case op.Rotary:
 			copy(out.F32, in[0].F32)
 			o.TurnAt(out.F32, d.lengths)
 		case op.Attention:
-			cache := d.caches[o.Owner]
 			var turn *op.Rotary
-			if !stored[o.Owner] { // the owner's own layer comes before its borrowers
-				stored[o.Owner] = true
-				if d.store(p, o.Owner) {
+			for _, c := range p.Cache {
+				// The owner's own layer comes before its borrowers.
+				if c.Owner == o.KeyOwner && d.store(p, d.keys[c.Owner], c.Key, stored) && c.Unrotated {
 					r := graph.Rotary(d.cfg, 1)
 					turn = &r
 				}
+				if c.Owner == o.ValueOwner {
+					d.store(p, d.values[c.Owner], c.Value, stored)
+				}
 			}
-			o.AttendCached(out.F32, in[0].F32, cache, seen, turn)
+			o.AttendCached(out.F32, in[0].F32, d.keys[o.KeyOwner], d.values[o.ValueOwner], seen, turn)
 		default:
 			return false
 		}
@@ -170,20 +187,18 @@ func (d *decoder) run(p *program) {
 	})
 }
 
-// store puts the new tokens' keys and values of an owner into its cache, and
-// reports whether the keys there are unrotated.
-func (d *decoder) store(p *program, owner int) (unrotated bool) {
-	for _, c := range p.Cache {
-		if c.Owner != owner {
-			continue
-		}
-		keys, values, w := p.value(d.arena, c.Key), p.value(d.arena, c.Value), d.cfg.KVSize()
-		for r, n := range d.lengths {
-			d.caches[owner].Put(r, n, keys[r*w:(r+1)*w], values[r*w:(r+1)*w])
-		}
-		return c.Unrotated
+// store puts what a node computed of the new tokens, their keys or values, into its
+// cache, once a step; it reports whether it had to.
+func (d *decoder) store(p *program, cache *op.Cache, n *gorgonia.Node, stored map[*gorgonia.Node]bool) bool {
+	if stored[n] {
+		return false
 	}
-	return false
+	stored[n] = true
+	x, w := p.value(d.arena, n), d.cfg.KVSize()
+	for r, at := range d.lengths {
+		cache.Put(r, at, x[r*w:(r+1)*w])
+	}
+	return true
 }
 
 // Extend implements engine.Decoder.
@@ -224,17 +239,21 @@ func (d *decoder) Fill(ctx context.Context, length int, seed uint64) error {
 	if length < 1 || length > d.o.MaxSize {
 		return fmt.Errorf("fill: expected 1 to %d tokens a row, found %d", d.o.MaxSize, length)
 	}
-	for owner, c := range d.caches {
+	for _, c := range d.next.Cache {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		blas.Parallel(c.Rows, func(r int) {
-			random := rand.New(rand.NewPCG(seed, uint64(owner)<<32|uint64(r)))
-			for g := range c.KVHeads {
-				at := c.Head(r, g)
-				for _, x := range [][]float32{c.Keys, c.Values} {
-					for i := range x[at : at+length*c.HeadSize] {
-						x[at+i] = 2*random.Float32() - 1
+		caches := []*op.Cache{d.keys[c.Owner], d.values[c.Owner]}
+		blas.Parallel(d.o.Rows, func(r int) {
+			random := rand.New(rand.NewPCG(seed, uint64(c.Owner)<<32|uint64(r)))
+			for g := range d.cfg.KVHeads {
+				for _, c := range caches {
+					if c == nil {
+						continue
+					}
+					at := c.Head(r, g)
+					for i := range length * c.HeadSize {
+						c.Data[at+i] = 2*random.Float32() - 1
 					}
 				}
 			}
@@ -249,8 +268,10 @@ func (d *decoder) Fill(ctx context.Context, length int, seed uint64) error {
 // CacheBytes implements engine.Decoder.
 func (d *decoder) CacheBytes() int64 {
 	n := int64(0)
-	for _, c := range d.caches {
-		n += int64(len(c.Keys)+len(c.Values)) * 4
+	for _, caches := range []map[int]*op.Cache{d.keys, d.values} {
+		for _, c := range caches {
+			n += int64(len(c.Data)) * 4
+		}
 	}
 	return n
 }
@@ -262,6 +283,6 @@ func (d *decoder) Memory() engine.Memory {
 
 // Close implements engine.Decoder.
 func (d *decoder) Close() error {
-	d.arena, d.caches, d.next, d.lengths, d.o = nil, nil, nil, nil, engine.DecodeOptions{}
+	d.arena, d.keys, d.values, d.next, d.lengths, d.o = nil, nil, nil, nil, nil, engine.DecodeOptions{}
 	return d.memory.free()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"gorgonia.org/gorgonia"
 	"mlkv/internal/engine"
@@ -68,7 +69,9 @@ func zeros(cfg model.Config) map[string][]float32 {
 	return out
 }
 
-func nodes(n ...*gorgonia.Node) []*gorgonia.Node { return n }
+func nodes(n ...*gorgonia.Node) []*gorgonia.Node {
+	return slices.DeleteFunc(n, func(n *gorgonia.Node) bool { return n == nil })
+}
 
 // compileGradients is the program of a micro-batch's losses and gradients.
 func compileGradients(cfg model.Config, o engine.TrainOptions, params, teacher map[string][]float32) (*program, error) {

@@ -28,6 +28,9 @@ func planDecoder(cfg model.Config, o engine.DecodeOptions, elem int64) (decodePl
 	if o.Rows < 1 || o.MaxSize < 1 {
 		return p, fmt.Errorf("decoding %d rows of up to %d tokens: both must be positive", o.Rows, o.MaxSize)
 	}
+	if cfg.ValueOwner != nil {
+		return p, fmt.Errorf("value_layer_map: the CUDA engine decodes keys and values of the same owners, found %s for keys and %s for values; take --device cpu", cfg.Owner, cfg.ValueOwner)
+	}
 	own := int(elem * 8)
 	switch p.bits {
 	case 0:

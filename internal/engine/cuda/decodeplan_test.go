@@ -60,6 +60,10 @@ func TestDecodePlan(t *testing.T) {
 			t.Errorf("%+v: %v", o, err)
 		}
 	}
+	cfg = cfg.WithOwners(cfg.Owner, make(model.OwnerMap, 12))
+	if _, err := planDecoder(cfg, engine.DecodeOptions{Rows: 1, MaxSize: 8}, 2); err == nil || !strings.Contains(err.Error(), "value_layer_map") {
+		t.Errorf("separate owners of values: expected an error about value_layer_map, found %v", err)
+	}
 }
 
 // TestActivationsStaySmall: what a step needs besides weights and cache is a few

@@ -162,7 +162,7 @@ func (d *decoder) readChunk(f *prefill, c promptChunk, list [][]int32) error {
 // and values are the layer's own, or what its owner left.
 func (d *decoder) attendPrompts(l deviceLayer, b batch) error {
 	cfg, c := d.plan.cfg, b.prompts.promptChunk
-	o := op.Attention{Length: c.length, Heads: cfg.Heads, KVHeads: cfg.KVHeads, HeadSize: cfg.HeadSize(), Owner: l.owner}
+	o := op.Attention{Length: c.length, Heads: cfg.Heads, KVHeads: cfg.KVHeads, HeadSize: cfg.HeadSize(), KeyOwner: l.owner, ValueOwner: l.owner}
 	q, stride := d.queries(l, b.y), layerStride(l)
 	keys, values, kvStride := b.y, d.offset(b.y, l.kv), stride
 	if l.kv == 0 {

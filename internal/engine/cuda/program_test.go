@@ -87,6 +87,12 @@ func testModels(t testing.TB) map[string]model.Config {
 	c = plain
 	c.RotaryPct = 0
 	list["no rotary"] = c
+	c = owners(plain, "0_0_0")
+	c.KVHeads, c.ValueOwner = 2, model.OwnerMap{0, 1, 1}
+	list["separate owners"] = c
+	c = owners(plain, "0_0_2")
+	c.KVHeads, c.ValueOwner, c.SharedKeyRotary = 1, model.OwnerMap{0, 0, 0}, model.RotaryBefore
+	list["separate owners, before rotary"] = c
 	return list
 }
 
