@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -38,10 +39,13 @@ func TestRoundTrip(t *testing.T) {
 	free.Owner, _ = model.ParseOwnerMap("0_1_0_1_4")
 	mlp := small(2, 3)
 	mlp.KVIntermediateSize = 17
+	separate, separateMLP := separateOwners(6), separateOwners(2)
+	separateMLP.KVIntermediateSize = 17
 	tied := small(5, 6)
 	tied.TiedEmbeddings = true
 	for name, cfg := range map[string]model.Config{
 		"plain": small(5, 6), "GQA": small(5, 2), "MLKV": small(2, 1), "layers only": small(3, 6), "free": free, "MLP": mlp, "tied": tied,
+		"separate": separate, "separate MLP": separateMLP,
 	} {
 		for _, d := range []DType{F32, F16, BF16} {
 			t.Run(name+"/"+string(d), func(t *testing.T) {
@@ -211,6 +215,55 @@ func TestOpenRefusals(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := folder(t, small(2, 3), WriteOptions{})
+			c.spoil(t, dir)
+			_, err := Open(dir)
+			refused(t, err, ui.ExitInput, append(c.expect, dir)...)
+		})
+	}
+}
+
+// TestSeparateOwners reads query_key_value in a layer that owns both keys and
+// values, and refuses tensors that do not go with the maps.
+func TestSeparateOwners(t *testing.T) {
+	cfg := separateOwners(6) // layer 0 owns both, 1 values, 2 keys
+	w := newNoise(cfg)
+	fuse := func(t *testing.T, dir string, layer int) {
+		query := model.Param{Name: model.LayerName(layer, model.Query) + ".weight", Shape: []int{24, 24}, Layer: layer}
+		of := newNoise(small(5, 6))
+		rename(t, dir, func(n string) string {
+			if slices.Contains(FusedParts(model.LayerName(layer, model.QueryKeyValue)+".weight"), n) {
+				return ""
+			}
+			return n
+		}, fusedEntry(cfg, of, query, ".weight", F32))
+	}
+	dir := folder(t, cfg, WriteOptions{})
+	fuse(t, dir, 0)
+	got := open(t, dir)
+	for _, p := range cfg.Params() {
+		sameFloats(t, p, got, w)
+	}
+
+	name := func(layer int, module string) string { return model.LayerName(layer, module) + ".weight" }
+	for _, c := range []struct {
+		name   string
+		spoil  func(t *testing.T, dir string)
+		expect []string
+	}{
+		{"missing values", func(t *testing.T, dir string) {
+			rename(t, dir, func(n string) string { return strings.Replace(n, name(1, model.Value), "", 1) })
+		}, []string{name(1, model.Value), "expected it with shape [24 24], found none"}},
+		{"borrowed keys", func(t *testing.T, dir string) {
+			rename(t, dir, same, entry(name(1, model.Key), []int{1}, 1))
+		}, []string{name(1, model.Key), "expected only what config.json calls for"}},
+		{"one map", func(t *testing.T, dir string) {
+			put(t, dir, "config.json", edited(map[string]any{"layer_map": "0_0_2_2_0"}))
+		}, []string{name(2, model.Value), "found neither"}},
+		{"fused without values", func(t *testing.T, dir string) { fuse(t, dir, 2) },
+			[]string{name(2, model.Query), "expected it with shape [24 24], found none"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := folder(t, cfg, WriteOptions{})
 			c.spoil(t, dir)
 			_, err := Open(dir)
 			refused(t, err, ui.ExitInput, append(c.expect, dir)...)

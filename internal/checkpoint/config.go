@@ -12,9 +12,10 @@ import (
 // messages begin with the name of the field.
 //
 // The authors' form has num_key_value_heads, num_key_value_layers and, with
-// use_key_value_mlp, kv_intermediate_size. Ours adds shared_key_rotary and
-// layer_map. A config that names num_key_value_layers without shared_key_rotary
-// is the authors', whose code shares keys before rotary.
+// use_key_value_mlp, kv_intermediate_size. Ours adds shared_key_rotary,
+// layer_map and, where values have owners of their own, value_layer_map. A
+// config that names num_key_value_layers without shared_key_rotary is the
+// authors', whose code shares keys before rotary.
 func ParseConfig(data []byte) (model.Config, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
@@ -64,7 +65,13 @@ func (f *fields) sharing(c *model.Config) {
 		return
 	}
 	if f.has("layer_map") {
-		f.layerMap(c, owners)
+		c.Owner = f.ownerMap("", c.Layers)
+		if n := c.Owner.Owners(); f.err == nil && f.has("num_key_value_layers") && n != owners {
+			f.fail("layer_map", "expected %d owners (num_key_value_layers), found %d", owners, n)
+		}
+	}
+	if f.has("value_layer_map") {
+		*c = c.WithOwners(c.Owner, f.ownerMap("value_", c.Layers))
 	}
 	c.SharedKeyRotary = model.RotaryAfter
 	if f.has("shared_key_rotary") {
@@ -80,24 +87,22 @@ func (f *fields) sharing(c *model.Config) {
 	}
 }
 
-// layerMap reads the explicit owner map and holds it against the number of
-// owners, where the file gives both.
-func (f *fields) layerMap(c *model.Config, owners int) {
-	text := f.text("layer_map")
+// ownerMap reads the layer_map or, with the prefix "value_", the
+// value_layer_map.
+func (f *fields) ownerMap(prefix string, layers int) model.OwnerMap {
+	name := prefix + "layer_map"
+	text := f.text(name)
 	if f.err != nil {
-		return
+		return nil
 	}
 	m, err := model.ParseOwnerMap(text)
 	switch {
 	case err != nil:
-		f.err = err
-	case len(m) != c.Layers:
-		f.fail("layer_map", "expected %d layers (num_hidden_layers), found %d", c.Layers, len(m))
-	case f.has("num_key_value_layers") && m.Owners() != owners:
-		f.fail("layer_map", "expected %d owners (num_key_value_layers), found %d", owners, m.Owners())
-	default:
-		c.Owner = m
+		f.err = fmt.Errorf("%s%w", prefix, err)
+	case len(m) != layers:
+		f.fail(name, "expected %d layers (num_hidden_layers), found %d", layers, len(m))
 	}
+	return m
 }
 
 // architecture refuses what is no GPT-NeoX model of the known form.

@@ -66,6 +66,12 @@ func TestParseConfig(t *testing.T) {
 			})},
 		{"ours", map[string]any{"num_key_value_heads": 2, "num_key_value_layers": 2, "layer_map": "0_0_2_0_2", "shared_key_rotary": "after"},
 			with(func(c *model.Config) { c.KVHeads, c.Owner = 2, free })},
+		{"ours, separate", map[string]any{"num_key_value_heads": 2, "num_key_value_layers": 2, "layer_map": "0_0_2_0_2", "value_layer_map": "0_1_1_1_4", "shared_key_rotary": "after"},
+			with(func(c *model.Config) { c.KVHeads, c.Owner, c.ValueOwner = 2, free, model.OwnerMap{0, 1, 1, 1, 4} })},
+		{"ours, separate, keys spread", map[string]any{"num_key_value_layers": 3, "value_layer_map": "0_0_0_0_0", "shared_key_rotary": "after"},
+			with(func(c *model.Config) { c.Owner, c.ValueOwner = three, model.OwnerMap{0, 0, 0, 0, 0} })},
+		{"ours, equal maps", map[string]any{"layer_map": "0_0_2_0_2", "value_layer_map": "0_0_2_0_2"},
+			with(func(c *model.Config) { c.Owner = free })},
 		{"2048.0 and a list", map[string]any{"max_position_embeddings": json.RawMessage("2048.0"), "eos_token_id": []int{0, 1}}, plain},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -104,6 +110,10 @@ var badConfigs = []struct {
 	{"map through another", map[string]any{"layer_map": "0_0_1_3_4"}, "owns no keys and values itself"},
 	{"map of letters", map[string]any{"layer_map": "0_a_2_3_4"}, `expected a layer number, found "a"`},
 	{"map and layers disagree", map[string]any{"layer_map": "0_0_2_0_2", "num_key_value_layers": 3}, "layer_map: expected 3 owners (num_key_value_layers), found 2"},
+	{"value map of another length", map[string]any{"value_layer_map": "0_0"}, "value_layer_map: expected 5 layers (num_hidden_layers), found 2"},
+	{"value map pointing forward", map[string]any{"value_layer_map": "0_2_2_3_4"}, `value_layer_map "0_2_2_3_4": layer_map: layer 1 names owner 2`},
+	{"value map of letters", map[string]any{"value_layer_map": "0_a_2_3_4"}, `value_layer_map "0_a_2_3_4": layer 1: expected a layer number, found "a"`},
+	{"value map of numbers", map[string]any{"value_layer_map": []int{0, 0}}, "value_layer_map: expected a text, found [0,0]"},
 	{"unknown sharing", map[string]any{"shared_key_rotary": "during"}, `shared_key_rotary: expected "after" or "before", found "during"`},
 	{"MLP without size", map[string]any{"use_key_value_mlp": true}, "kv_intermediate_size"},
 	{"scaled rotary", map[string]any{"rope_scaling": map[string]any{"type": "linear", "factor": 2}}, `rope_scaling.rope_type: expected "default", found "linear"`},
@@ -131,8 +141,9 @@ func TestEncodeConfig(t *testing.T) {
 	free, _ := model.ParseOwnerMap("0_0_2_0_2")
 	shared := small(5, 2)
 	shared.Owner, shared.KVIntermediateSize = free, 13
-	for name, cfg := range map[string]model.Config{"plain": small(5, 6), "shared": shared} {
-		source := edited(map[string]any{"custom": map[string]any{"a": []int{1}}, "num_key_value_layers": 3, "dtype": "float16",
+	separate := shared.WithOwners(free, model.OwnerMap{0, 1, 1, 1, 4})
+	for name, cfg := range map[string]model.Config{"plain": small(5, 6), "shared": shared, "separate": separate} {
+		source := edited(map[string]any{"custom": map[string]any{"a": []int{1}}, "num_key_value_layers": 3, "value_layer_map": "0_0_0_0_0", "dtype": "float16",
 			"rope_parameters": map[string]any{"rope_type": "default", "rope_theta": 1.0, "kept": true}})
 		data, err := EncodeConfig(cfg, HuggingFace, BF16, source)
 		if err != nil {
@@ -156,7 +167,8 @@ func TestEncodeConfig(t *testing.T) {
 			t.Errorf("%s: torch_dtype %v, dtype %v, expected bfloat16", name, m["torch_dtype"], m["dtype"])
 		}
 		for _, field := range sharingFields {
-			if _, ok := m[field]; ok != (name == "shared") {
+			want := name == "separate" || name == "shared" && field != "value_layer_map"
+			if _, ok := m[field]; ok != want {
 				t.Errorf("%s: %s present: %v", name, field, ok)
 			}
 		}
@@ -168,6 +180,7 @@ func FuzzConfig(f *testing.F) {
 	for _, c := range badConfigs {
 		f.Add(edited(c.members))
 	}
+	f.Add(edited(map[string]any{"layer_map": "0_0_2_0_2", "value_layer_map": "0_1_1_1_4"}))
 	f.Add([]byte(`{"model_type":"gpt_neox","eos_token_id":[1e300],"num_hidden_layers":1e9}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		cfg, err := ParseConfig(data)

@@ -15,7 +15,8 @@ import (
 // A plain model in the form HuggingFace gets none of the members that speak of
 // shared keys and values; a shared one always gets shared_key_rotary and
 // layer_map, which mark it as ours, and a model type that transformers does not
-// load without the model's own code. The form Authors always has the authors'
+// load without the model's own code. It gets value_layer_map where values have
+// owners of their own. The form Authors always has the authors'
 // members and none of ours.
 func EncodeConfig(cfg model.Config, f Format, dtype DType, source []byte) ([]byte, error) {
 	out := map[string]json.RawMessage{}
@@ -65,6 +66,9 @@ func EncodeConfig(cfg model.Config, f Format, dtype DType, source []byte) ([]byt
 			set("tokenizer_class", "GPTNeoXTokenizer")
 		}
 		set("layer_map", cfg.Owner.String())
+		if cfg.ValueOwner != nil {
+			set("value_layer_map", cfg.ValueOwner.String())
+		}
 		set("shared_key_rotary", cfg.SharedKeyRotary)
 	}
 	if f == Authors || cfg.Shared() {
@@ -86,7 +90,7 @@ func EncodeConfig(cfg model.Config, f Format, dtype DType, source []byte) ([]byt
 // are shared, and by which code.
 var sharingFields = []string{
 	"num_key_value_heads", "num_key_value_layers", "use_key_value_mlp", "kv_intermediate_size",
-	"layer_map", "shared_key_rotary", "auto_map",
+	"layer_map", "value_layer_map", "shared_key_rotary", "auto_map",
 }
 
 // The model types of config.json: plainType is transformers' own GPT-NeoX and

@@ -49,6 +49,10 @@ func (f Format) Represents(cfg model.Config) error {
 	if f != Authors {
 		return nil
 	}
+	if cfg.ValueOwner != nil {
+		return ui.Usagef("format authors: value_layer_map: expected none, since their code shares keys and values alike (layer_map %s), found %s",
+			cfg.Owner, cfg.ValueOwner)
+	}
 	owners := cfg.Owner.Owners()
 	if !cfg.Owner.Contiguous() {
 		spread, err := model.ContiguousOwners(cfg.Layers, owners)

@@ -116,6 +116,7 @@ func TestFormatRefuses(t *testing.T) {
 	}{
 		{after, `shared_key_rotary: expected "before"`},
 		{uneven, "layer_map: expected 0_0_2_2_2, the only map with 2 owners"},
+		{separateOwners(6), "value_layer_map: expected none, since their code shares keys and values alike (layer_map 0_0_2_2_0), found 0_1_1_1_0"},
 	} {
 		err := Authors.Represents(c.cfg)
 		refused(t, err, ui.ExitUsage, "format authors", c.want)

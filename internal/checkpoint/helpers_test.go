@@ -21,6 +21,11 @@ func small(kvLayers, kvHeads int) model.Config {
 	return c
 }
 
+// separateOwners is a model with layers that own keys, values, both and neither.
+func separateOwners(kvHeads int) model.Config {
+	return small(5, kvHeads).WithOwners(model.OwnerMap{0, 0, 2, 2, 0}, model.OwnerMap{0, 1, 1, 1, 0})
+}
+
 // noise is a model's weights that depend on the name and the index only, in
 // values that every type holds exactly.
 type noise struct{ params map[string]model.Param }

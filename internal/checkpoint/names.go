@@ -112,7 +112,7 @@ func find(cfg model.Config, p model.Param, stored map[string]origin) (origin, st
 	if ok {
 		return o, p.Name, nil
 	}
-	if cfg.KVHeads == cfg.Heads && cfg.KVIntermediateSize == 0 && p.Layer >= 0 && cfg.Owner.Owns(p.Layer) {
+	if mayFuse(cfg, p.Layer) {
 		for i, module := range fusedParts {
 			kind, ok := strings.CutPrefix(p.Name, model.LayerName(p.Layer, module))
 			if !ok {
@@ -127,6 +127,13 @@ func find(cfg model.Config, p model.Param, stored map[string]origin) (origin, st
 		}
 	}
 	return origin{}, "", fmt.Errorf("tensor %s: expected it with shape %v, found none", p.Name, p.Shape)
+}
+
+// mayFuse reports whether a layer's query, key and value can lie in one tensor:
+// it owns both keys and values, of as many heads as queries.
+func mayFuse(cfg model.Config, layer int) bool {
+	return layer >= 0 && cfg.KVHeads == cfg.Heads && cfg.KVIntermediateSize == 0 &&
+		cfg.Owner.Owns(layer) && cfg.ValueOwners().Owns(layer)
 }
 
 // check holds a tensor against the parameter that it is to be.

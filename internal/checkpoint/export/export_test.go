@@ -74,6 +74,12 @@ func TestRefusals(t *testing.T) {
 	if err := checkpoint.Write(source, cfg, fresh.New(cfg, 3), checkpoint.WriteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	separate := t.TempDir()
+	cfg = shared()
+	cfg.ValueOwner = make(model.OwnerMap, cfg.Layers) // layer 0 owns all values
+	if err := checkpoint.Write(separate, cfg, fresh.New(cfg, 3), checkpoint.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	out := filepath.Join(t.TempDir(), "out")
 	for _, c := range []struct {
 		o    Options
@@ -83,6 +89,7 @@ func TestRefusals(t *testing.T) {
 		{Options{Source: source, Output: out, Format: "gguf"}, ui.ExitUsage},
 		{Options{Source: source, Output: out, DType: "int8"}, ui.ExitUsage},
 		{Options{Source: source, Output: out, Format: checkpoint.Authors}, ui.ExitUsage},
+		{Options{Source: separate, Output: out, Format: checkpoint.Authors}, ui.ExitUsage},
 		{Options{Source: source, Output: source}, ui.ExitUsage},
 		{Options{Source: filepath.Join(source, "none"), Output: out}, ui.ExitInput},
 	} {

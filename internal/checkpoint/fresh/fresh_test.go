@@ -151,6 +151,22 @@ func TestRun(t *testing.T) {
 	}
 }
 
+func TestSeparateOwners(t *testing.T) {
+	cfg, err := parseSizes([]byte(tiny + "rotary_pct: 0.5\nlayer_map: '0_0_2_2'\nvalue_layer_map: '0_1_1_1'\n"))
+	if err != nil || cfg.Owner.String() != "0_0_2_2" || cfg.ValueOwner.String() != "0_1_1_1" {
+		t.Fatalf("keys of %s, values of %s: %v", cfg.Owner, cfg.ValueOwner, err)
+	}
+	dir := t.TempDir()
+	if err := checkpoint.Write(dir, cfg, New(cfg, 1), checkpoint.WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := checkpoint.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
 func TestTokenizerIsCopied(t *testing.T) {
 	tokenizer := golden.File(t, "data", "tokenizer", "20B_tokenizer.json")
 	sizes := filepath.Join(t.TempDir(), "s.yaml")
@@ -198,6 +214,7 @@ func TestRefusals(t *testing.T) {
 		{"missing key", Options{Size: yaml("b.yaml", "vocab_size: 40\n")}, ui.ExitUsage, []string{"b.yaml", "hidden_size"}},
 		{"no number", Options{Size: yaml("c.yaml", strings.Replace(tiny, "24", "many", 1))}, ui.ExitUsage, []string{"c.yaml", "hidden_size", "many"}},
 		{"heads do not divide", Options{Size: yaml("d.yaml", strings.Replace(tiny, "heads: 3", "heads: 5", 1))}, ui.ExitUsage, []string{"d.yaml", "num_attention_heads 5"}},
+		{"another length", Options{Size: yaml("f.yaml", tiny+"value_layer_map: '0_0'\n")}, ui.ExitUsage, []string{"f.yaml", "value_layer_map: expected 4 layers"}},
 		{"no YAML", Options{Size: yaml("e.yaml", "\t:")}, ui.ExitUsage, []string{"e.yaml"}},
 		{"unknown type", Options{Size: "pythia-14m", DType: "float8"}, ui.ExitUsage, []string{"dtype", "float8"}},
 		{"missing tokenizer", Options{Size: "pythia-14m", Tokenizer: filepath.Join(dir, "none")}, ui.ExitInput, []string{"none"}},
@@ -224,6 +241,7 @@ func TestRefusals(t *testing.T) {
 
 func FuzzSizes(f *testing.F) {
 	f.Add([]byte(tiny))
+	f.Add([]byte(tiny + "layer_map: '0_0_2_2'\nvalue_layer_map: '0_1_1_1'\n"))
 	f.Add([]byte("a: &a [*a]"))
 	f.Add([]byte("? [x]\n: 1"))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -123,7 +123,7 @@ var keys = []string{
 	"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
 	"max_position_embeddings", "rotary_pct", "rotary_emb_base", "layer_norm_eps", "use_parallel_residual",
 	"tie_word_embeddings", "initializer_range", "bos_token_id", "eos_token_id",
-	"num_key_value_heads", "num_key_value_layers", "layer_map", "shared_key_rotary",
+	"num_key_value_heads", "num_key_value_layers", "layer_map", "value_layer_map", "shared_key_rotary",
 	"use_key_value_mlp", "kv_intermediate_size",
 }
 
