@@ -13,8 +13,9 @@ What is compared, in float32 on the CPU:
             and, from --format authors, by the code that shared models carry
   layouts   models of random weights over owner maps, head sizes, rotary shares and
             all else that config.json can say: the loss that mlkv computes for
-            the folder that transformers saved; cached decoding, in steps and in
-            pieces, with the full pass; padding on either side; a static cache;
+            the folder that transformers saved; logits with those computed from
+            the definition in float64; cached decoding, in steps and in pieces,
+            with the full pass; padding on either side; a static cache;
             eager with fused attention; gradients with checkpointing; generation
             with and without cache; the entries of the cache
   authors   with --authors, their GPTNeoXForCausalLM: goldens as above on what --format
@@ -28,6 +29,7 @@ greater than the tolerance.
 import argparse
 import copy
 import json
+import math
 import pathlib
 import shutil
 import subprocess
@@ -65,6 +67,10 @@ RANDOM = {
     "head size 80": dict(hidden_size=320),
     "head size 128, before": dict(hidden_size=512, shared_key_rotary="before"),
     "head size 256": dict(hidden_size=1024, num_key_value_heads=1),
+    "separate maps": dict(layer_map="0_0_2_2_2_5", value_layer_map="0_1_1_1_4_4"),
+    "separate maps, before": dict(layer_map="0_0_2_2_0_0", value_layer_map="0_1_1_3_3_5", shared_key_rotary="before"),
+    "separate maps, key/value MLP": dict(
+        layer_map="0_1_1_1_4_0", value_layer_map="0_0_0_0_0_5", use_key_value_mlp=True, kv_intermediate_size=50),
 }
 
 AUTHORS_BASE = dict(
@@ -196,21 +202,29 @@ class Checks:
         cls = self.classes()
         for i, (case, members) in enumerate(RANDOM.items()):
             model = random(cls, {**BASE, **members}, i)
-            self.scored(case, model, load)
+            folder = self.saved(case, model, load)
+            if "value_layer_map" not in members:
+                self.scored(case, model, folder)
             self.sensitive(case, model)
-            for check in (self.decoding, self.padding, self.attention, self.training, self.generation):
+            for check in (self.definition, self.decoding, self.padding, self.attention, self.training, self.generation):
                 check(case, model)
 
     @torch.no_grad()
-    def scored(self, case, model, loaded):
-        """The loss that mlkv computes for the folder that transformers saved,
-        and the model that loaded makes of it."""
+    def saved(self, case, model, loaded):
+        """The folder that transformers saved, once the model that loaded makes
+        of it is compared."""
         folder = self.folder(f"random {case}")
         model.save_pretrained(folder)
         shutil.copy(self.work / "tokenizer.json", folder)
         tokens = self.tokens(model)
         again = loaded(folder)(tokens).logits
         self.table.add("saved and loaded: logits", case, (again - model(tokens).logits).abs().max(), 0)
+        return folder
+
+    @torch.no_grad()
+    def scored(self, case, model, folder):
+        """The loss that mlkv computes for a folder of the model."""
+        tokens = self.tokens(model)
         out = self.folder(f"scores {case}")
         self.mlkv("eval", folder, "--tasks", "heldout", "--heldout", self.work / "text.txt", "--device", "cpu", "--out", out)
         scores = json.loads((out / "results.json").read_text())["mlkv"]["heldout"]
@@ -231,10 +245,15 @@ class Checks:
         other, tokens = copy.deepcopy(model), self.tokens(model)
         for attention in (layer.attention for layer in other.gpt_neox.layers):
             borrowed = model.config.owners.count(attention.layer_idx) > 1
-            attention.shares_unturned = attention.owns and borrowed and not attention.shares_unturned
+            attention.shares_unturned = attention.owns_keys and borrowed and not attention.shares_unturned
         told = abs(other(tokens, labels=tokens).loss.item() - model(tokens, labels=tokens).loss.item())
         if told < 10 * LOSS_TOLERANCE:
             raise SystemExit(f"{case}: the loss differs by {told:.3g} only where keys are shared otherwise; choose other weights")
+
+    @torch.no_grad()
+    def definition(self, case, model):
+        ids = torch.randint(0, model.config.vocab_size, (33,))
+        self.table.add("logits by the definition", case, relative(model(ids[None]).logits[0], defined(model, ids)), TOLERANCE)
 
     @torch.no_grad()
     def decoding(self, case, model):
@@ -246,9 +265,14 @@ class Checks:
                 parts.append(model(ids[:, at : at + n], past_key_values=cache, use_cache=True).logits)
                 at += n
             self.table.add(f"decoding in {name}", case, relative(torch.cat(parts, 1), full), TOLERANCE)
-        owners, config = sorted(set(model.config.owners)), model.config
-        shapes = [tuple(keys.shape) for keys in stored(cache)]
-        self.table.same("cache by owner", case, shapes, [(2, config.num_key_value_heads, 40, config.head_size)] * len(owners))
+        config = model.config
+        keys, values = set(config.owners), set(config.value_owners)
+        entries = stored(cache)
+        shapes = [tuple(first.shape) for first, _ in entries]
+        shape = (2, config.num_key_value_heads, 40, config.head_size)
+        self.table.same("cache by owner", case, shapes, [shape] * len(keys | values))
+        elements = sum(first.numel() + second.numel() for first, second in entries)
+        self.table.same("cached elements", case, elements, (len(keys) + len(values)) * math.prod(shape))
         self.table.add("logits_to_keep", case, relative(model(ids, logits_to_keep=3).logits, full[:, -3:]), TOLERANCE)
 
     @torch.no_grad()
@@ -323,7 +347,7 @@ class Checks:
         self.learn()
         for i, (case, members) in enumerate(AUTHORS.items()):
             model = random(GPTNeoXForCausalLM, {**AUTHORS_BASE, **members}, i)
-            self.scored(case, model, self.exported(GPTNeoXForCausalLM))
+            self.scored(case, model, self.saved(case, model, self.exported(GPTNeoXForCausalLM)))
 
     def exported(self, cls):
         """Loads what mlkv export makes of a folder."""
@@ -351,9 +375,58 @@ def load(folder):
 
 
 def stored(cache):
-    """The keys of each entry of a cache."""
+    """The keys and values of each entry of a cache."""
     layers = getattr(cache, "layers", None)
-    return [layer.keys for layer in layers] if layers is not None else cache.key_cache
+    return [(layer.keys, layer.values) for layer in layers] if layers is not None else list(zip(cache.key_cache, cache.value_cache))
+
+
+def defined(model, ids):
+    """Logits of one sequence in float64, computed layer by layer from the
+    model's weights and config.json's members."""
+    c, w = model.config, {name: p.double() for name, p in model.state_dict().items()}
+    size, pairs = c.hidden_size // c.num_attention_heads, int(c.hidden_size // c.num_attention_heads * c.rotary_pct) // 2
+    key_owner = [int(i) for i in c.layer_map.split("_")]
+    value_owner = [int(i) for i in (c.value_layer_map or c.layer_map).split("_")]
+    turn = torch.outer(torch.arange(len(ids)).double(), c.rotary_emb_base ** -(torch.arange(pairs).double() / max(pairs, 1)))
+
+    def linear(name, x):
+        return x @ w[name + ".weight"].T + w[name + ".bias"]
+
+    def perceptron(name, into, out, x):
+        return linear(f"{name}.{out}", torch.nn.functional.gelu(linear(f"{name}.{into}", x)))
+
+    def norm(name, x):
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], w[name + ".weight"], w[name + ".bias"], c.layer_norm_eps)
+
+    def heads(x):
+        return x.unflatten(-1, (-1, size)).transpose(0, 1)
+
+    def projected(name, x):
+        return heads(perceptron(name, "dense_in", "dense_out", x) if c.use_key_value_mlp else linear(name, x))
+
+    def rotary(x):
+        turned = torch.complex(x[..., :pairs], x[..., pairs : 2 * pairs]) * torch.polar(torch.ones_like(turn), turn)
+        return torch.cat((turned.real, turned.imag, x[..., 2 * pairs :]), -1)
+
+    x, keys, values = w["gpt_neox.embed_in.weight"][ids], {}, {}
+    for i in range(c.num_hidden_layers):
+        layer = f"gpt_neox.layers.{i}."
+        h = norm(layer + "input_layernorm", x)
+        if key_owner[i] == i:
+            keys[i] = projected(layer + "attention.key", h)
+        if value_owner[i] == i:
+            values[i] = projected(layer + "attention.value", h)
+        key, value = keys[key_owner[i]], values[value_owner[i]]
+        if key_owner[i] == i or c.shared_key_rotary == "after":
+            key = rotary(key)
+        query = rotary(heads(linear(layer + "attention.query", h)))
+        key, value = (t.repeat_interleave(len(query) // len(t), 0) for t in (key, value))
+        ahead = torch.ones(len(ids), len(ids)).triu(1).bool()
+        weights = (query @ key.mT / size**0.5).masked_fill(ahead, -torch.inf).softmax(-1)
+        attended = x + linear(layer + "attention.dense", (weights @ value).transpose(0, 1).flatten(1))
+        h = norm(layer + "post_attention_layernorm", x if c.use_parallel_residual else attended)
+        x = attended + perceptron(layer + "mlp", "dense_h_to_4h", "dense_4h_to_h", h)
+    return norm("gpt_neox.final_layer_norm", x) @ w["embed_out.weight"].T
 
 
 def with_attention(model, implementation):

@@ -15,10 +15,12 @@ class MLKVConfig(PreTrainedConfig):
         num_key_value_heads (`int`, *optional*, defaults to `num_attention_heads`):
             Key/value heads of a layer that owns any. Query heads share them in contiguous groups.
         num_key_value_layers (`int`, *optional*):
-            Layers that own keys and values. Defaults to those of `layer_map`, or to all.
+            Layers that own keys. Defaults to those of `layer_map`, or to all.
         layer_map (`str`, *optional*):
             For each layer the layer whose keys and values it attends to, itself or an earlier one, as `"0_0_2_2"`. By
             default `num_key_value_layers` owners are spread evenly.
+        value_layer_map (`str`, *optional*):
+            The same for values, where `layer_map` is that of keys only. By default one map is for both.
         shared_key_rotary (`str`, *optional*):
             Where a layer takes borrowed keys: `"after"` the owner's rotary embedding or `"before"` it. Defaults to
             `"before"` where `num_key_value_layers` is given, which is how configurations without this argument are
@@ -45,6 +47,7 @@ class MLKVConfig(PreTrainedConfig):
         num_key_value_heads=None,
         num_key_value_layers=None,
         layer_map=None,
+        value_layer_map=None,
         shared_key_rotary=None,
         use_key_value_mlp=False,
         kv_intermediate_size=None,
@@ -76,6 +79,7 @@ class MLKVConfig(PreTrainedConfig):
             num_key_value_layers = num_hidden_layers if layer_map is None else len(set(layer_map.split("_")))
         self.num_key_value_layers = num_key_value_layers
         self.layer_map = layer_map
+        self.value_layer_map = value_layer_map
         self.shared_key_rotary = shared_key_rotary
         self.use_key_value_mlp = use_key_value_mlp
         self.kv_intermediate_size = kv_intermediate_size
@@ -101,12 +105,19 @@ class MLKVConfig(PreTrainedConfig):
 
     @property
     def owners(self) -> list[int]:
-        """For each layer the layer whose keys and values it attends to."""
+        """For each layer the layer whose keys it attends to."""
         if self.layer_map is not None:
             return [int(owner) for owner in self.layer_map.split("_")]
         layers, count = self.num_hidden_layers, self.num_key_value_layers
         starts = [int(i * (layers / count)) for i in range(count)]
         return [max(start for start in starts if start <= layer) for layer in range(layers)]
+
+    @property
+    def value_owners(self) -> list[int]:
+        """For each layer the layer whose values it attends to."""
+        if self.value_layer_map is not None:
+            return [int(owner) for owner in self.value_layer_map.split("_")]
+        return self.owners
 
     @property
     def head_size(self) -> int:
@@ -120,15 +131,16 @@ class MLKVConfig(PreTrainedConfig):
 
     def validate_sharing(self):
         """Raises a `ValueError` that names the first member that does not fit the others."""
-        owners = self.owners
-        if len(owners) != self.num_hidden_layers:
-            raise ValueError(f"layer_map: expected {self.num_hidden_layers} layers, found {len(owners)}")
-        for layer, owner in enumerate(owners):
-            if not 0 <= owner <= layer or owners[owner] != owner:
-                raise ValueError(f"layer_map: layer {layer} names {owner}, expected itself or an earlier owner")
-        if len(set(owners)) != self.num_key_value_layers:
+        for name, owners in ("layer_map", self.owners), ("value_layer_map", self.value_owners):
+            if len(owners) != self.num_hidden_layers:
+                raise ValueError(f"{name}: expected {self.num_hidden_layers} layers, found {len(owners)}")
+            for layer, owner in enumerate(owners):
+                if not 0 <= owner <= layer or owners[owner] != owner:
+                    raise ValueError(f"{name}: layer {layer} names {owner}, expected itself or an earlier owner")
+        if len(set(self.owners)) != self.num_key_value_layers:
             raise ValueError(
-                f"num_key_value_layers: expected {len(set(owners))} as in layer_map, found {self.num_key_value_layers}"
+                f"num_key_value_layers: expected {len(set(self.owners))} as in layer_map, "
+                f"found {self.num_key_value_layers}"
             )
         if self.hidden_size % self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(

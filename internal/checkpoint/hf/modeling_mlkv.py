@@ -1,7 +1,8 @@
 """GPT-NeoX whose layers share key/value heads (MLKV, arXiv 2406.09297).
 
-A layer either owns keys and values or borrows those of an earlier layer. Only owners have key and value projections,
-and only owners have an entry in the cache, at the place that they have among the owners.
+A layer either owns keys and values or borrows those of an earlier layer; it may own one and borrow the other. Only
+owners have key and value projections, and only owners have an entry in the cache, at the place that they have among
+the owners.
 
 Shapes are written with B for the batch, Q for new tokens, K for the tokens that can be attended to, A for query heads,
 G for key/value heads, D for the head size and H for the hidden size.
@@ -139,21 +140,46 @@ class MLKVProjection(nn.Module):
 class MLKVAttention(nn.Module):
     def __init__(self, config: MLKVConfig, layer_idx: int):
         super().__init__()
-        owners = config.owners
+        owners, value_owners = config.owners, config.value_owners
         self.config = config
         self.layer_idx = layer_idx
-        self.owns = owners[layer_idx] == layer_idx
-        self.cache_idx = sorted(set(owners)).index(owners[layer_idx])
+        self.owns_keys = owners[layer_idx] == layer_idx
+        self.owns_values = value_owners[layer_idx] == layer_idx
+        if self.owns_keys or self.owns_values:
+            self.cache_idx = sorted({*owners, *value_owners}).index(layer_idx)
         # The owner alone sees its keys turned where borrowers want them unturned.
-        self.shares_unturned = self.owns and config.shared_key_rotary == "before" and owners.count(layer_idx) > 1
+        self.shares_unturned = self.owns_keys and config.shared_key_rotary == "before" and owners.count(layer_idx) > 1
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        if self.owns:
-            width = config.num_key_value_heads * config.head_size
-            self.key, self.value = (
-                MLKVProjection(config, width) if config.use_key_value_mlp else nn.Linear(config.hidden_size, width)
-                for _ in range(2)
-            )
+        if self.owns_keys:
+            self.key = self.projection()
+        if self.owns_values:
+            self.value = self.projection()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def projection(self) -> nn.Module:
+        """Of keys or values."""
+        width = self.config.num_key_value_heads * self.config.head_size
+        if self.config.use_key_value_mlp:
+            return MLKVProjection(self.config, width)
+        return nn.Linear(self.config.hidden_size, width)
+
+    def heads(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, Q, heads * D] -> [B, heads, Q, D]."""
+        return x.view(*x.shape[:2], -1, self.config.head_size).transpose(1, 2)
+
+    def cached(self, key: torch.Tensor, value: torch.Tensor, past_key_values) -> tuple[torch.Tensor, torch.Tensor]:
+        """Adds what the layer owns to its entry of the cache and returns keys and values of all tokens.
+
+        An entry of one alone, keys or values, holds it in the place of keys, from which transformers reads the
+        length, and in that of values a tensor without channels.
+        """
+        if self.owns_keys and self.owns_values:
+            return past_key_values.update(key, value, self.cache_idx)
+        if self.owns_keys:
+            key, _ = past_key_values.update(key, key[..., :0], self.cache_idx)
+        elif self.owns_values:
+            value, _ = past_key_values.update(value, value[..., :0], self.cache_idx)
+        return key, value
 
     def forward(
         self,
@@ -168,22 +194,23 @@ class MLKVAttention(nn.Module):
         """
         Args:
             hidden_states: [B, Q, H].
-            key, value: The owner's, [B, G, K, D]; not read by a layer that owns them.
+            key, value: The owner's, [B, G, K, D]; neither is read by a layer that owns it.
             angles: Of rotary at the new tokens.
 
         Returns:
             The output [B, Q, H], keys and values as borrowers see them, and the weights of attention if asked for.
         """
         batch, length, _ = hidden_states.shape
-        query = self.query(hidden_states).view(batch, length, -1, self.config.head_size).transpose(1, 2)
+        query = self.heads(self.query(hidden_states))
         turned = rotate(query, angles)
-        if self.owns:
-            key = self.key(hidden_states).view(batch, length, -1, self.config.head_size).transpose(1, 2)
-            value = self.value(hidden_states).view(batch, length, -1, self.config.head_size).transpose(1, 2)
+        if self.owns_keys:
+            key = self.heads(self.key(hidden_states))
             if not self.shares_unturned:
                 key = rotate(key, angles)
-            if past_key_values is not None:
-                key, value = past_key_values.update(key, value, self.cache_idx)
+        if self.owns_values:
+            value = self.heads(self.value(hidden_states))
+        if past_key_values is not None:
+            key, value = self.cached(key, value, past_key_values)
         seen = key
         if self.shares_unturned:
             # Scores of turned queries and keys depend on distances only, so both may count from the cache's beginning.
@@ -236,7 +263,7 @@ class MLKVPreTrainedModel(PreTrainedModel):
 class MLKVModel(MLKVPreTrainedModel):
     def __init__(self, config: MLKVConfig):
         super().__init__(config)
-        self.owners = config.owners
+        self.owners, self.value_owners = config.owners, config.value_owners
         self.embed_in = nn.Embedding(config.vocab_size, config.hidden_size)
         self.emb_dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(MLKVLayer(config, i) for i in range(config.num_hidden_layers))
@@ -283,16 +310,15 @@ class MLKVModel(MLKVPreTrainedModel):
 
         hidden_states = self.emb_dropout(inputs_embeds)
         all_hidden_states, attentions = [hidden_states], []
-        shared = {}  # keys and values of each owner, as its borrowers see them
-        for layer, owner in zip(self.layers, self.owners):
-            key, value = shared.get(owner, (None, None))
+        keys, values = {}, {}  # of each owner, as its borrowers see them
+        for layer, owner, value_owner in zip(self.layers, self.owners, self.value_owners):
+            key, value = keys.get(owner), values.get(value_owner)
             arguments = (hidden_states, key, value, angles, mask, past_key_values, output_attentions)
             if checkpointing:
                 outputs = self._gradient_checkpointing_func(layer.__call__, *arguments)
             else:
                 outputs = layer(*arguments)
-            hidden_states, key, value, weights = outputs
-            shared[owner] = key, value
+            hidden_states, keys[owner], values[value_owner], weights = outputs
             all_hidden_states.append(hidden_states)
             attentions.append(weights)
         hidden_states = self.final_layer_norm(hidden_states)
