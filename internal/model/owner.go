@@ -93,6 +93,15 @@ func (m OwnerMap) List() []int {
 	return out
 }
 
+// FormatOwners writes how many layers own keys and values, as "3", or as "2+3"
+// where values, if not 0, are counted apart from keys.
+func FormatOwners(keys, values int) string {
+	if values == 0 {
+		return strconv.Itoa(keys)
+	}
+	return fmt.Sprintf("%d+%d", keys, values)
+}
+
 // Members returns the layers that attend to the keys and values of owner,
 // ascending; the owner itself comes first.
 func (m OwnerMap) Members(owner int) []int {
