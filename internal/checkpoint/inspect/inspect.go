@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"mlkv/internal/checkpoint"
@@ -43,9 +44,11 @@ type Report struct {
 	RotaryDims       int            `json:"rotary_dims"`
 	ParallelResidual bool           `json:"parallel_residual"`
 	TiedEmbeddings   bool           `json:"tied_embeddings"`
-	KVLayers         int            `json:"kv_layers"`
+	KVLayers         int            `json:"kv_layers"`                 // that own keys, and values too unless these are apart
+	ValueKVLayers    int            `json:"value_kv_layers,omitempty"` // that own values, where these are apart
 	KVHeads          int            `json:"kv_heads"`
 	LayerMap         string         `json:"layer_map"`
+	ValueLayerMap    string         `json:"value_layer_map,omitempty"` // where values are apart from keys
 	SharedKeyRotary  string         `json:"shared_key_rotary"`
 	KVIntermediate   int            `json:"kv_intermediate_size,omitempty"`
 	Parameters       int            `json:"parameters"`
@@ -59,6 +62,7 @@ type Report struct {
 type Cache struct {
 	Name          string      `json:"name"`
 	KVLayers      int         `json:"kv_layers"`
+	ValueKVLayers int         `json:"value_kv_layers,omitempty"`
 	KVHeads       int         `json:"kv_heads"`
 	BytesPerToken int         `json:"bytes_per_token"`
 	Length        int         `json:"length"`
@@ -102,7 +106,8 @@ func newReport(c *checkpoint.Checkpoint, o Options) *Report {
 		Layers: cfg.Layers, HiddenSize: cfg.HiddenSize, Heads: cfg.Heads, HeadSize: cfg.HeadSize(),
 		IntermediateSize: cfg.IntermediateSize, VocabSize: cfg.VocabSize, MaxPositions: cfg.MaxPositions,
 		RotaryDims: cfg.RotaryDims(), ParallelResidual: cfg.ParallelResidual, TiedEmbeddings: cfg.TiedEmbeddings,
-		KVLayers: cfg.Owner.Owners(), KVHeads: cfg.KVHeads, LayerMap: cfg.Owner.String(),
+		KVLayers: cfg.Owner.Owners(), ValueKVLayers: cfg.ValueOwner.Owners(), KVHeads: cfg.KVHeads,
+		LayerMap: cfg.Owner.String(), ValueLayerMap: cfg.ValueOwner.String(),
 		SharedKeyRotary: string(cfg.SharedKeyRotary), KVIntermediate: cfg.KVIntermediateSize,
 		Parameters: cfg.Parameters(), ByPart: map[string]int{}, cfg: cfg,
 	}
@@ -119,7 +124,7 @@ func caches(cfg model.Config, o Options) []Cache {
 	var out []Cache
 	add := func(name string, c model.Config) {
 		e := Cache{
-			Name: name, KVLayers: c.Owner.Owners(), KVHeads: c.KVHeads,
+			Name: name, KVLayers: c.Owner.Owners(), ValueKVLayers: c.ValueOwner.Owners(), KVHeads: c.KVHeads,
 			BytesPerToken: c.KVBytes(1, 1, elementSize), Length: o.Length, Bytes: map[int]int{},
 		}
 		for _, b := range o.Batch {
@@ -128,8 +133,8 @@ func caches(cfg model.Config, o Options) []Cache {
 		out = append(out, e)
 	}
 	add("this model", cfg)
-	unshared := cfg
-	unshared.Owner, _ = model.ContiguousOwners(cfg.Layers, cfg.Layers)
+	all, _ := model.ContiguousOwners(cfg.Layers, cfg.Layers)
+	unshared := cfg.WithOwners(all, nil)
 	unshared.KVHeads = cfg.Heads
 	add("MHA", unshared)
 	if g := groupedHeads(cfg.Heads); g > 0 {
@@ -165,24 +170,26 @@ func (r *Report) print(w io.Writer, o Options) error {
 	if !r.ParallelResidual {
 		residual = "sequential"
 	}
-	sharing := "none"
-	if r.cfg.Shared() {
-		sharing = fmt.Sprintf("%d of %d layers own %d of %d heads; keys shared %s rotary", r.KVLayers, r.Layers, r.KVHeads, r.Heads, r.SharedKeyRotary)
-	}
 	head.Row("architecture", fmt.Sprintf("GPT-NeoX, %s residual, rotary on %d of %d channels", residual, r.RotaryDims, r.HeadSize))
 	head.Row("weights", fmt.Sprintf("%s, %s in files", r.DType, ui.FormatBytes(r.FileBytes)))
 	head.Row("layers x heads x channels", fmt.Sprintf("%d x %d x %d = hidden %d", r.Layers, r.Heads, r.HeadSize, r.HiddenSize))
 	head.Row("MLP size", fmt.Sprint(r.IntermediateSize))
 	head.Row("vocabulary", fmt.Sprint(r.VocabSize))
 	head.Row("positions", fmt.Sprint(r.MaxPositions))
-	head.Row("key/value sharing", sharing)
+	head.Row("key/value sharing", r.sharing())
 	if r.KVIntermediate > 0 {
 		head.Row("key/value MLP size", fmt.Sprint(r.KVIntermediate))
 	}
 	if err := head.Text(w); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "\n%s\n", drawOwners(r.cfg))
+	fmt.Fprintln(w)
+	if r.cfg.ValueOwner == nil {
+		drawOwners(w, r.cfg.Owner, "keys and values")
+	} else {
+		drawOwners(w, r.cfg.Owner, "keys")
+		drawOwners(w, r.cfg.ValueOwner, "values")
+	}
 
 	parts := ui.NewTable("parameters", "count", "share %")
 	for _, p := range []model.Part{model.PartEmbedding, model.PartQuery, model.PartKeyValue, model.PartOutput, model.PartMLP, model.PartNorm} {
@@ -201,7 +208,7 @@ func (r *Report) print(w io.Writer, o Options) error {
 	}
 	cache := ui.NewTable(columns...)
 	for _, c := range r.Cache {
-		row := []any{c.Name, c.KVLayers, c.KVHeads, ui.Integer(c.BytesPerToken)}
+		row := []any{c.Name, ui.Cell{Value: c.KVLayers, Text: model.FormatOwners(c.KVLayers, c.ValueKVLayers)}, c.KVHeads, ui.Integer(c.BytesPerToken)}
 		for _, b := range o.Batch {
 			row = append(row, ui.FormatBytes(int64(c.Bytes[b])))
 		}
@@ -210,28 +217,33 @@ func (r *Report) print(w io.Writer, o Options) error {
 	return cache.Text(w)
 }
 
-// drawOwners draws the owner map: a line for each layer, a column for each
-// owner; a full dot where a layer owns keys and values, a ring where it attends
-// to those of the owner above.
-func drawOwners(cfg model.Config) string {
-	owners := cfg.Owner.List()
-	width := len(fmt.Sprint(cfg.Layers - 1))
-	var b strings.Builder
-	fmt.Fprintf(&b, "owner map (● owns keys and values, ○ attends to them)\n")
-	for l := range cfg.Layers {
-		fmt.Fprintf(&b, "  layer %*d ", width, l)
-		at := 0
-		for i, o := range owners {
-			if o == cfg.Owner[l] {
-				at = i
-			}
-		}
-		b.WriteString(strings.Repeat("  ", at))
-		if cfg.Owner.Owns(l) {
-			b.WriteString("●\n")
+// sharing says in words what is shared, and how.
+func (r *Report) sharing() string {
+	switch {
+	case !r.cfg.Shared():
+		return "none"
+	case r.cfg.ValueOwner == nil:
+		return fmt.Sprintf("%d of %d layers own %d of %d heads; keys shared %s rotary",
+			r.KVLayers, r.Layers, r.KVHeads, r.Heads, r.SharedKeyRotary)
+	}
+	return fmt.Sprintf("%d of %d layers own keys, %d values, of %d of %d heads; keys shared %s rotary",
+		r.KVLayers, r.Layers, r.ValueKVLayers, r.KVHeads, r.Heads, r.SharedKeyRotary)
+}
+
+// drawOwners draws an owner map: a line for each layer, a column for each
+// owner; a full dot where a layer owns what is named, a ring where it attends
+// to that of the owner above.
+func drawOwners(w io.Writer, m model.OwnerMap, named string) {
+	owners := m.List()
+	width := len(fmt.Sprint(len(m) - 1))
+	fmt.Fprintf(w, "owner map (● owns %s, ○ attends to them)\n", named)
+	for l, owner := range m {
+		fmt.Fprintf(w, "  layer %*d %s", width, l, strings.Repeat("  ", slices.Index(owners, owner)))
+		if m.Owns(l) {
+			fmt.Fprintln(w, "●")
 		} else {
-			fmt.Fprintf(&b, "○ %d\n", cfg.Owner[l])
+			fmt.Fprintf(w, "○ %d\n", owner)
 		}
 	}
-	return b.String()
+	fmt.Fprintln(w)
 }

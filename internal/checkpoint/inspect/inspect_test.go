@@ -24,9 +24,17 @@ func run(t *testing.T, o Options) (string, error) {
 
 func folder(t *testing.T) string {
 	t.Helper()
+	return written(t, shared(model.OwnerMap{0, 0, 2, 0, 2, 5}, nil))
+}
+
+func shared(keys, values model.OwnerMap) model.Config {
 	cfg := model.Plain(50, 96, 6, 12)
 	cfg.KVHeads = 4
-	cfg.Owner, _ = model.ParseOwnerMap("0_0_2_0_2_5")
+	return cfg.WithOwners(keys, values)
+}
+
+func written(t *testing.T, cfg model.Config) string {
+	t.Helper()
 	dir := t.TempDir()
 	if err := checkpoint.Write(dir, cfg, fresh.New(cfg, 1), checkpoint.WriteOptions{DType: checkpoint.BF16}); err != nil {
 		t.Fatal(err)
@@ -60,6 +68,9 @@ func TestJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
 		t.Fatal(err)
 	}
+	if strings.Contains(text, `"value_`) {
+		t.Errorf("values are shown apart from keys: %s", text)
+	}
 	sum := 0
 	for _, n := range r.ByPart {
 		sum += n
@@ -78,6 +89,62 @@ func TestJSON(t *testing.T) {
 	}
 	if len(want) > 0 {
 		t.Errorf("missing %v", want)
+	}
+}
+
+// TestSeparateOwners pins what is printed where values have owners of their own.
+func TestSeparateOwners(t *testing.T) {
+	dir := written(t, shared(model.OwnerMap{0, 0, 2, 2, 2, 0}, model.OwnerMap{0, 1, 1, 1, 4, 4}))
+	got, err := run(t, Options{Dir: dir, Batch: []int{1}, Length: 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const owners = `
+key/value sharing          2 of 6 layers own keys, 3 values, of 4 of 12 heads; keys shared after rotary
+
+owner map (● owns keys, ○ attends to them)
+  layer 0 ●
+  layer 1 ○ 0
+  layer 2   ●
+  layer 3   ○ 2
+  layer 4   ○ 2
+  layer 5 ○ 0
+
+owner map (● owns values, ○ attends to them)
+  layer 0 ●
+  layer 1   ●
+  layer 2   ○ 1
+  layer 3   ○ 1
+  layer 4     ●
+  layer 5     ○ 4
+
+parameters`
+	const cache = `
+KV cache at 16 bits  layers  heads  bytes a token  16 x 1
+this model              2+3      4            320  5.00 KiB
+MHA                       6     12          2,304  36.0 KiB
+GQA                       6      4            768  12.0 KiB
+MQA                       6      1            192  3.00 KiB
+`
+	for _, want := range []string{owners, cache} {
+		if !strings.Contains(got, want) {
+			t.Errorf("expected %s\nfound %s", want, got)
+		}
+	}
+
+	text, err := run(t, Options{Dir: dir, JSON: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r Report
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.LayerMap != "0_0_2_2_2_0" || r.ValueLayerMap != "0_1_1_1_4_4" || r.KVLayers != 2 || r.ValueKVLayers != 3 {
+		t.Errorf("keys of %d layers (%s), values of %d (%s)", r.KVLayers, r.LayerMap, r.ValueKVLayers, r.ValueLayerMap)
+	}
+	if c := r.Cache[0]; c.KVLayers != 2 || c.ValueKVLayers != 3 || r.Cache[1].ValueKVLayers != 0 {
+		t.Errorf("caches %+v", r.Cache[:2])
 	}
 }
 
