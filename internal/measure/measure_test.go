@@ -60,6 +60,23 @@ func run(t *testing.T, o Options) (*Results, string, error) {
 	return &r, errs.String(), nil
 }
 
+// TestSeparateOwners: values with owners of their own are shown beside keys.
+func TestSeparateOwners(t *testing.T) {
+	c := tiny(t, 2, 1).WithOwners(model.OwnerMap{0, 0, 2, 2}, model.OwnerMap{0, 1, 1, 3})
+	m := newModelResult(Model{Name: "separate", Config: c}, 16)
+	if m.LayerMap != "0_0_2_2" || m.ValueLayerMap != "0_1_1_3" || m.KVBytes != (2+3)*c.KVSize()*2 {
+		t.Errorf("%+v", m)
+	}
+	var out bytes.Buffer
+	if err := (&Results{Models: []ModelResult{m}}).summary("").Text(&out); err != nil || !strings.Contains(out.String(), "2+3 x 1") {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	text, err := json.Marshal(newModelResult(Model{Config: tiny(t, 2, 1)}, 16))
+	if err != nil || strings.Contains(string(text), "value_") {
+		t.Errorf("one map for both: %v %s", err, text)
+	}
+}
+
 // TestRun: the points are those that were asked for, and what is said to be the
 // largest that fits is so by the memory that decoders of its size hold.
 func TestRun(t *testing.T) {

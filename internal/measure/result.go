@@ -33,15 +33,19 @@ type Device struct {
 
 // ModelResult is one model with its points.
 type ModelResult struct {
-	Name       string `json:"name"`
-	Path       string `json:"path,omitempty"`     // empty: random weights
-	Checksum   string `json:"checksum,omitempty"` // of the checkpoint
-	Layers     int    `json:"layers"`
-	KVLayers   int    `json:"kv_layers"`
-	KVHeads    int    `json:"kv_heads"`
-	LayerMap   string `json:"layer_map"`
-	Parameters int    `json:"parameters"`
-	CacheBits  int    `json:"cache_bits"`
+	Name     string `json:"name"`
+	Path     string `json:"path,omitempty"`     // empty: random weights
+	Checksum string `json:"checksum,omitempty"` // of the checkpoint
+	Layers   int    `json:"layers"`
+	KVLayers int    `json:"kv_layers"`
+	KVHeads  int    `json:"kv_heads"`
+	LayerMap string `json:"layer_map"`
+	// ValueKVLayers and ValueLayerMap are those of values where these have
+	// owners of their own; KVLayers and LayerMap are those of keys then.
+	ValueKVLayers int    `json:"value_kv_layers,omitempty"`
+	ValueLayerMap string `json:"value_layer_map,omitempty"`
+	Parameters    int    `json:"parameters"`
+	CacheBits     int    `json:"cache_bits"`
 	// KVBytes is what the cache holds for a token, KVBytesRead what the
 	// layers of a step read of it, both by formula.
 	KVBytes     int `json:"kv_bytes_per_token"`
@@ -58,6 +62,7 @@ func newModelResult(m Model, bits int) ModelResult {
 	c := m.Config
 	return ModelResult{
 		Name: m.Name, Path: m.Path, Layers: c.Layers, KVLayers: c.Owner.Owners(), KVHeads: c.KVHeads, LayerMap: c.Owner.String(),
+		ValueKVLayers: c.ValueOwner.Owners(), ValueLayerMap: c.ValueOwner.String(),
 		Parameters: c.Parameters(), CacheBits: bits,
 		KVBytes: c.KVElements() * bits / 8, KVBytesRead: 2 * c.Layers * c.KVSize() * bits / 8,
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 
+	"mlkv/internal/model"
 	"mlkv/internal/ui"
 )
 
@@ -134,7 +135,9 @@ func (r *Results) columns(baseline string) []column {
 	size := func(n int64) any { return ui.Cell{Value: n, Text: ui.FormatBytes(n)} }
 	cols := []column{
 		{"model", func(m ModelResult, _ *Point) any { return m.Name }},
-		{"KV layers x heads", func(m ModelResult, _ *Point) any { return fmt.Sprintf("%d x %d", m.KVLayers, m.KVHeads) }},
+		{"KV layers x heads", func(m ModelResult, _ *Point) any {
+			return fmt.Sprintf("%s x %d", model.FormatOwners(m.KVLayers, m.ValueKVLayers), m.KVHeads)
+		}},
 		{"KV bytes/token", func(m ModelResult, _ *Point) any { return ui.Integer(m.KVBytes) }},
 		{"tokens", func(_ ModelResult, p *Point) any {
 			if p == nil {
