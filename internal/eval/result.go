@@ -93,10 +93,11 @@ func (c Circumstances) batchSize() string {
 	return fmt.Sprintf("%d tokens", c.BatchTokens)
 }
 
-// describe is what tables and plots need to know of a model.
+// describe is what tables and plots need to know of a model. Where values have
+// owners of their own, owner and kv_layers are those of keys.
 func describe(c model.Config) Object {
 	const elementSize = 2 // 16 bits, as the paper counts
-	return Object{
+	out := Object{
 		{"owner", c.Owner.String()},
 		{"layers", c.Layers},
 		{"heads", c.Heads},
@@ -109,6 +110,10 @@ func describe(c model.Config) Object {
 		{"parameters", c.Parameters()},
 		{"kv_bytes_per_token", c.KVBytes(1, 1, elementSize)},
 	}
+	if c.ValueOwner != nil {
+		out = append(out, Field{"value_owner", c.ValueOwner.String()}, Field{"value_kv_layers", c.ValueOwner.Owners()})
+	}
+	return out
 }
 
 // config is the task's configuration with the number of examples.

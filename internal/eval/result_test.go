@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"mlkv/internal/model"
 	"mlkv/internal/ui"
 )
 
@@ -127,6 +128,27 @@ func TestResultHasTheHarnessSchema(t *testing.T) {
 					t.Errorf("%s: %s of %s:\n%s\nwant\n%s", filepath.Base(file), section, task, x, y)
 				}
 			}
+		}
+	}
+}
+
+// A model whose values have owners of their own says so, others have no such
+// members.
+func TestDescribeSeparateOwners(t *testing.T) {
+	cfg := demoModel(nil, nil).Config
+	for _, c := range []struct {
+		values model.OwnerMap
+		want   string
+	}{
+		{nil, ""},
+		{model.OwnerMap{0, 0}, `"value_owner": "0_0", "value_kv_layers": 1`},
+	} {
+		text, err := pyJSON{}.dump(describe(cfg.WithOwners(cfg.Owner, c.values)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(strings.Fields(string(text)), " "); !strings.Contains(got, c.want) || c.want == "" && strings.Contains(got, "value_") {
+			t.Errorf("expected %q, found %s", c.want, got)
 		}
 	}
 }
