@@ -18,7 +18,9 @@ type Plan struct {
 	Shapes     []Shape `json:"shapes"`
 	Parameters int     `json:"parameters"`
 	KVLayers   int     `json:"kv_layers"`
-	KVHeads    int     `json:"kv_heads"`
+	// ValueKVLayers are the owners of values where these are not those of keys.
+	ValueKVLayers int `json:"value_kv_layers,omitempty"`
+	KVHeads       int `json:"kv_heads"`
 
 	Rows        int      `json:"rows"`
 	MicroRows   int      `json:"micro_rows"`
@@ -119,7 +121,7 @@ func newPlan(o Options, in *inputs, info engine.Info) *Plan {
 	p := &Plan{
 		Checkpoint: in.base.Dir(), Run: o.Out, Begins: "new",
 		Shapes: shapes(in.model), Parameters: in.model.Parameters(),
-		KVLayers: in.model.Owner.Owners(), KVHeads: in.model.KVHeads,
+		KVLayers: in.model.Owner.Owners(), ValueKVLayers: in.model.ValueOwner.Owners(), KVHeads: in.model.KVHeads,
 		Rows: u.Rows, MicroRows: u.MicroRows, RowLength: in.length(), TrainRows: in.loader.Rows(),
 		Schedule: in.schedule,
 		Tokens:   int64(in.schedule.Total) * int64(u.Rows) * int64(in.length()),

@@ -12,6 +12,7 @@ import (
 	"mlkv/internal/data"
 	"mlkv/internal/engine"
 	"mlkv/internal/engine/cpu"
+	"mlkv/internal/model"
 	"mlkv/internal/ui"
 )
 
@@ -56,6 +57,31 @@ func TestDryRun(t *testing.T) {
 	for _, want := range []string{"attention.key.weight", "activations of 3 x 16 tokens", "time a step", "total"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("expected %q in\n%s", want, text)
+		}
+	}
+}
+
+// TestPlanSeparateOwners: a plan counts the owners of values only where they
+// are not those of keys.
+func TestPlanSeparateOwners(t *testing.T) {
+	o := testOptions(t)
+	in, err := openInputs(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.close()
+	common := in.model.Owner
+	for _, c := range []struct {
+		values model.OwnerMap
+		want   string
+	}{
+		{nil, `"kv_layers":2,"kv_heads":2`},
+		{model.OwnerMap{0, 1, 1, 3}, `"kv_layers":2,"value_kv_layers":3,"kv_heads":2`},
+	} {
+		in.model = in.model.WithOwners(common, c.values)
+		text, err := json.Marshal(newPlan(o, in, engine.Info{}))
+		if err != nil || !strings.Contains(string(text), c.want) {
+			t.Errorf("expected %s, found %s (%v)", c.want, text, err)
 		}
 	}
 }
