@@ -101,6 +101,38 @@ func TestCollectStages(t *testing.T) {
 	}
 }
 
+// TestSeparateOwners: the owners of values are counted apart, whichever file
+// tells of them.
+func TestSeparateOwners(t *testing.T) {
+	dir := t.TempDir()
+	r := fixture[1]
+	evaluated := r.result("evaluated", 3, 10, 1)
+	described := evaluated["mlkv"].(object)["model"].(object)
+	described["value_owner"], described["value_kv_layers"] = "0_1_1_3", 3
+	config := r.config()
+	config["layer_map"], config["value_layer_map"] = "0_0_2_2", "0_1_1_3"
+	converted := filepath.Dir(put(t, dir, "row/converted/convert.json", "{}"))
+	put(t, converted, "config.json", config)
+	measured := measurements("2026-01-01T00:00:00Z")
+	models := measured["models"].([]object)
+	models[0]["kv_layers"], models[0]["value_kv_layers"] = 2, 3
+	for _, paths := range [][]string{
+		{put(t, dir, "results.json", evaluated)}, {filepath.Dir(converted)}, {put(t, dir, "measurements.json", measured)},
+	} {
+		rows := collect(t, paths...)
+		if s := rows[0].Shape; s.Owners != 2 || s.ValueOwners != 3 {
+			t.Errorf("%s: %+v", paths, s)
+		}
+		var text, csv strings.Builder
+		if err := Table(rows, nil, "text").Text(&text); err != nil || !strings.Contains(text.String(), "2+3 x 4") {
+			t.Errorf("%s: %v\n%s", paths, err, &text)
+		}
+		if err := Table(rows, nil, "csv").CSV(&csv); err != nil || !strings.Contains(csv.String(), "kv_layers,value_kv_layers,kv_heads") || !strings.Contains(csv.String(), "2,3,4,") {
+			t.Errorf("%s: %v\n%s", paths, err, &csv)
+		}
+	}
+}
+
 func TestCollectNewestEvaluationCounts(t *testing.T) {
 	dir := t.TempDir()
 	r := fixture[0]

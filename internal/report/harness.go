@@ -25,10 +25,11 @@ type resultFile struct {
 type mlkvSection struct {
 	Name  string `json:"name"`
 	Model struct {
-		Owners     int `json:"kv_layers"`
-		KVHeads    int `json:"kv_heads"`
-		Parameters int `json:"parameters"`
-		KVBytes    int `json:"kv_bytes_per_token"`
+		Owners      int `json:"kv_layers"`
+		ValueOwners int `json:"value_kv_layers"`
+		KVHeads     int `json:"kv_heads"`
+		Parameters  int `json:"parameters"`
+		KVBytes     int `json:"kv_bytes_per_token"`
 	} `json:"model"`
 	Heldout *struct {
 		Tokens int `json:"tokens"`
@@ -128,7 +129,7 @@ func (f resultFile) shape(model string) *Shape {
 		return publishedShape(model)
 	}
 	if m := f.MLKV.Model; m.KVBytes > 0 {
-		return &Shape{m.Owners, m.KVHeads, m.Parameters, m.KVBytes}
+		return &Shape{m.Owners, m.ValueOwners, m.KVHeads, m.Parameters, m.KVBytes}
 	}
 	return nil
 }

@@ -56,15 +56,16 @@ type measuredFile struct {
 		Limit  int64  `json:"limit"`
 	} `json:"device"`
 	Models []struct {
-		Name       string `json:"name"`
-		Path       string `json:"path"`
-		KVLayers   int    `json:"kv_layers"`
-		KVHeads    int    `json:"kv_heads"`
-		Parameters int    `json:"parameters"`
-		CacheBits  int    `json:"cache_bits"`
-		KVBytes    int    `json:"kv_bytes_per_token"`
-		Background int64  `json:"background_memory"`
-		Points     []struct {
+		Name          string `json:"name"`
+		Path          string `json:"path"`
+		KVLayers      int    `json:"kv_layers"`
+		ValueKVLayers int    `json:"value_kv_layers"`
+		KVHeads       int    `json:"kv_heads"`
+		Parameters    int    `json:"parameters"`
+		CacheBits     int    `json:"cache_bits"`
+		KVBytes       int    `json:"kv_bytes_per_token"`
+		Background    int64  `json:"background_memory"`
+		Points        []struct {
 			Kind            string  `json:"kind"`
 			Batch           int     `json:"batch_size"`
 			Length          int     `json:"length"`
@@ -109,7 +110,10 @@ func parseMeasured(path string, data []byte) ([]measuredRow, error) {
 		if f.Device.Limit > 0 {
 			r.Capacity, r.Limited = f.Device.Limit, true
 		}
-		r.shape = &Shape{Owners: m.KVLayers, KVHeads: m.KVHeads, Parameters: m.Parameters, KVBytes: m.KVBytes * 16 / m.CacheBits}
+		r.shape = &Shape{
+			Owners: m.KVLayers, ValueOwners: m.ValueKVLayers, KVHeads: m.KVHeads,
+			Parameters: m.Parameters, KVBytes: m.KVBytes * 16 / m.CacheBits,
+		}
 		for _, p := range m.Points {
 			if p.Batch < 1 && !p.OutOfMemory {
 				return nil, ui.Inputf("%s: model %q: batch_size: expected 1 or more, found %d", path, m.Name, p.Batch)

@@ -61,5 +61,8 @@ func publishedShape(name string) *Shape {
 
 // shapeOf describes a model, with its cache at 16 bits an element.
 func shapeOf(c model.Config) *Shape {
-	return &Shape{Owners: c.Owner.Owners(), KVHeads: c.KVHeads, Parameters: c.Parameters(), KVBytes: c.KVBytes(1, 1, 2)}
+	return &Shape{
+		Owners: c.Owner.Owners(), ValueOwners: c.ValueOwner.Owners(), KVHeads: c.KVHeads,
+		Parameters: c.Parameters(), KVBytes: c.KVBytes(1, 1, 2),
+	}
 }

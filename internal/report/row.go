@@ -18,10 +18,11 @@ func (e Estimate) Known() bool { return !math.IsNaN(e.Value) }
 
 // Shape is what a model's cache and size follow from.
 type Shape struct {
-	Owners     int // layers that own keys and values
-	KVHeads    int // key/value heads in such a layer
-	Parameters int
-	KVBytes    int // key/value cache of one token at 16 bits an element
+	Owners      int // layers that own keys, and values too unless ValueOwners counts those
+	ValueOwners int // layers that own values, where these are not the owners of keys
+	KVHeads     int // key/value heads in such a layer
+	Parameters  int
+	KVBytes     int // key/value cache of one token at 16 bits an element
 }
 
 // Point is a line of metrics.jsonl.

@@ -1,12 +1,14 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
 
 	"mlkv/internal/config"
+	"mlkv/internal/model"
 	"mlkv/internal/ui"
 )
 
@@ -127,13 +129,20 @@ func shapeColumns(rows []*Row, machine bool) []column {
 		return ui.Cell{Value: x, Text: fmt.Sprintf("%.1f%%", 100*x)}
 	})}
 	if machine {
-		return []column{
+		cols := []column{
 			{"", "kv_layers", of(func(s *Shape) any { return s.Owners })},
 			{"", "kv_heads", of(func(s *Shape) any { return s.KVHeads })},
 			parameters, bytes, ratio,
 		}
+		if slices.ContainsFunc(rows, func(r *Row) bool { return r.Shape != nil && r.Shape.ValueOwners > 0 }) {
+			values := of(func(s *Shape) any { return cmp.Or(s.ValueOwners, s.Owners) })
+			cols = slices.Insert(cols, 1, column{"", "value_kv_layers", values})
+		}
+		return cols
 	}
-	heads := column{"KV layers x heads", "", of(func(s *Shape) any { return fmt.Sprintf("%d x %d", s.Owners, s.KVHeads) })}
+	heads := column{"KV layers x heads", "", of(func(s *Shape) any {
+		return fmt.Sprintf("%s x %d", model.FormatOwners(s.Owners, s.ValueOwners), s.KVHeads)
+	})}
 	return []column{heads, parameters, bytes, ratio}
 }
 
