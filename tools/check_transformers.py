@@ -201,11 +201,11 @@ class Checks:
         self.learn()
         cls = self.classes()
         for i, (case, members) in enumerate(RANDOM.items()):
-            model = random(cls, {**BASE, **members}, i)
+            tries = (random(cls, {**BASE, **members}, seed) for seed in range(i, 1000, len(RANDOM)))
+            model = next(model for model in tries if self.sensitive(model))
             folder = self.saved(case, model, load)
             if "value_layer_map" not in members:
                 self.scored(case, model, folder)
-            self.sensitive(case, model)
             for check in (self.definition, self.decoding, self.padding, self.attention, self.training, self.generation):
                 check(case, model)
 
@@ -238,17 +238,17 @@ class Checks:
         return torch.tensor([tokenizer.encode((self.work / "text.txt").read_text()).ids + [model.config.eos_token_id]])
 
     @torch.no_grad()
-    def sensitive(self, case, model):
-        """Makes sure that the loss tells sharing before rotary from after."""
+    def sensitive(self, model):
+        """Whether the loss tells sharing before rotary from after, where these
+        differ."""
         if model.config.owners == list(range(len(model.config.owners))) or not model.config.rotary_dims:
-            return
+            return True
         other, tokens = copy.deepcopy(model), self.tokens(model)
         for attention in (layer.attention for layer in other.gpt_neox.layers):
             borrowed = model.config.owners.count(attention.layer_idx) > 1
             attention.shares_unturned = attention.owns_keys and borrowed and not attention.shares_unturned
         told = abs(other(tokens, labels=tokens).loss.item() - model(tokens, labels=tokens).loss.item())
-        if told < 10 * LOSS_TOLERANCE:
-            raise SystemExit(f"{case}: the loss differs by {told:.3g} only where keys are shared otherwise; choose other weights")
+        return told >= 10 * LOSS_TOLERANCE
 
     @torch.no_grad()
     def definition(self, case, model):
