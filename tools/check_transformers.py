@@ -203,9 +203,7 @@ class Checks:
         for i, (case, members) in enumerate(RANDOM.items()):
             tries = (random(cls, {**BASE, **members}, seed) for seed in range(i, 1000, len(RANDOM)))
             model = next(model for model in tries if self.sensitive(model))
-            folder = self.saved(case, model, load)
-            if "value_layer_map" not in members:
-                self.scored(case, model, folder)
+            self.scored(case, model, self.saved(case, model, load))
             for check in (self.definition, self.decoding, self.padding, self.attention, self.training, self.generation):
                 check(case, model)
 
