@@ -2,7 +2,8 @@
 // for. A shared head is a basis, and each query head carries its own linear map
 // back from it; such a map disappears into the query projection (keys) and into
 // the output projection (values), so that the model keeps its tensors and their
-// shapes. docs/absorption.md derives it.
+// shapes. Keys and values may have owners of their own. docs/absorption.md
+// derives it.
 //
 // Collect runs the unconverted model on calibration rows and keeps second
 // moments of its activations only; Fit solves a reduced-rank regression for
@@ -34,58 +35,10 @@ type Options struct {
 	Weighted bool
 }
 
-// source is a key/value head of the unconverted model that a shared head stands
-// for. weight is how many query heads attend to it.
-type source struct{ layer, head, weight int }
-
-// sharedHead is a key/value head of the converted model.
-type sharedHead struct {
-	owner, index int
-	sources      []source
-}
-
-// layout lists the shared heads of an owner.
-func layout(src, dst model.Config, owner int) []sharedHead {
-	count := src.KVHeads / dst.KVHeads
-	heads := make([]sharedHead, dst.KVHeads)
-	for i := range heads {
-		heads[i] = sharedHead{owner: owner, index: i}
-		for _, l := range sourceLayers(src, dst, owner) {
-			weight := len(src.Owner.Members(l)) * src.Heads / src.KVHeads
-			for h := i * count; h < (i+1)*count; h++ {
-				heads[i].sources = append(heads[i].sources, source{l, h, weight})
-			}
-		}
-	}
-	return heads
-}
-
-// sourceLayers lists the layers that own keys and values in src and whose
-// members attend to owner in dst, ascending.
-func sourceLayers(src, dst model.Config, owner int) []int {
-	var out []int
-	for _, l := range dst.Owner.Members(owner) {
-		if src.Owner.Owns(l) {
-			out = append(out, l)
-		}
-	}
-	return out
-}
-
-// kept reports whether every head of an owner stands for itself alone.
-func kept(src, dst model.Config, owner int) bool {
-	return src.KVHeads == dst.KVHeads && len(sourceLayers(src, dst, owner)) == 1
-}
-
 // Shares reports whether dst has any head that stands for several of src. A
 // conversion without one needs no fit.
 func Shares(src, dst model.Config) bool {
-	for _, owner := range dst.Owner.List() {
-		if !kept(src, dst, owner) {
-			return true
-		}
-	}
-	return false
+	return len(keySide(src, dst).sharing()) > 0 || len(valueSide(src, dst).sharing()) > 0
 }
 
 // Check reports why src cannot be converted to dst by absorption. Errors carry

@@ -86,15 +86,21 @@ func rows(cfg model.Config, n, length int, seed uint64) [][]int32 {
 // absorbed fits a model and gives the weights of the result.
 func absorbed(t testing.TB, src, dst model.Config, w weights, calibration [][]int32) (weights, *Solution) {
 	t.Helper()
-	m, err := Collect(background, cpu.Open(0), src, dst, w, calibration, Options{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := Fit(background, src, dst, w, m, Options{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := solved(t, src, dst, w, calibration, Options{})
 	return made(t, s, w), s
+}
+
+func solved(t testing.TB, src, dst model.Config, w weights, calibration [][]int32, o Options) *Solution {
+	t.Helper()
+	m, err := Collect(background, cpu.Open(0), src, dst, w, calibration, o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Fit(background, src, dst, w, m, o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func made(t testing.TB, s *Solution, w weights) weights {
@@ -198,8 +204,8 @@ func TestExactlyShareable(t *testing.T) {
 						t.Errorf("logits deviate by %g of the greatest", d)
 					}
 					for _, h := range s.Report().Heads {
-						if h.Key < 0.999999 || h.Value < 0.999999 {
-							t.Errorf("layer %d head %d explains %g of keys, %g of values, expected all", h.Layer, h.Head, h.Key, h.Value)
+						if *h.Key < 0.999999 || *h.Value < 0.999999 {
+							t.Errorf("layer %d head %d explains %g of keys, %g of values, expected all", h.Layer, h.Head, *h.Key, *h.Value)
 						}
 					}
 				})
@@ -247,30 +253,24 @@ func TestIdentity(t *testing.T) {
 	for _, rotary := range []float64{0, 0.25, 1} {
 		src := small(rotary, true)
 		w := random(src, 11)
-		m := newMoments(src, src, Options{})
+		s, m := newSolution(src, src), newMoments(src, src, Options{})
 		for l := range src.Layers {
-			n := src.HiddenSize + 1
-			m.cross[l] = make([]float64, n*n)
-			m.keys[l], m.values[l] = newSums(src.KVSize()), newSums(src.KVSize())
+			m.want(s.keys.side, l, src, m.keys)
+			m.want(s.values.side, l, src, m.values)
 		}
 		c, err := cpu.Open(0).Collector(src, w, 8, 40)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := m.add(background, c, src, src, newBatch(rows(src, 8, 40, 12), 8, 40), &heldInputs{owners: map[int]blas.Matrix[float64]{}}); err != nil {
+		if err := m.add(background, c, src, newBatch(rows(src, 8, 40, 12), 8, 40), &heldInputs{owners: map[int]blas.Matrix[float64]{}}); err != nil {
 			t.Fatal(err)
 		}
-		s := &Solution{src: src, dst: src, heads: map[int][]head{}, outputs: map[int][]float64{}}
 		for l := range src.Layers {
-			var heads []sharedHead
-			for h := range src.Heads {
-				heads = append(heads, sharedHead{l, h, []source{{l, h, 1}}})
-			}
-			fit, err := fitOwner(l, heads, src, src, w, m, Options{Ridge: DefaultRidge})
+			fit, err := fitOwner(l, []side{s.keys.side, s.values.side}, src, w, m, Options{Ridge: DefaultRidge})
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.heads[l] = fit.heads
+			s.take(l, fit)
 		}
 		tokens := rows(src, 1, 40, 8)[0]
 		if d := deviation(logits(t, src, made(t, s, w), tokens), logits(t, src, w, tokens)); d > 1e-4 {

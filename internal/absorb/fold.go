@@ -15,12 +15,13 @@ func (s *Solution) Changes(p model.Param) bool {
 	if p.Layer < 0 {
 		return false
 	}
-	shared := s.heads[s.dst.Owner[p.Layer]] != nil
 	switch module, suffix := split(p); module {
-	case model.Query, model.Key, model.Value:
-		return shared
+	case model.Query, model.Key:
+		return s.keys.shared(p.Layer)
+	case model.Value:
+		return s.values.shared(p.Layer)
 	case model.AttentionOut:
-		return s.outputs[p.Layer] != nil || shared && suffix == "weight"
+		return s.outputs[p.Layer] != nil || s.values.shared(p.Layer) && suffix == "weight"
 	}
 	return false
 }
@@ -36,8 +37,10 @@ func split(p model.Param) (module, suffix string) {
 func (s *Solution) Make(w engine.Weights, p model.Param) ([]float32, error) {
 	module, suffix := split(p)
 	switch module {
-	case model.Key, model.Value:
-		return s.shared(p.Layer, module == model.Key, suffix == "bias"), nil
+	case model.Key:
+		return s.keys.projection(p.Layer, suffix == "bias"), nil
+	case model.Value:
+		return s.values.projection(p.Layer, suffix == "bias"), nil
 	case model.Query:
 		x, err := w.Float32(p.Name)
 		if err != nil {
@@ -77,25 +80,21 @@ func part(projection []float64, n int, bias bool, to []float32) []float32 {
 	return to
 }
 
-// shared is the key or value projection of an owner, its weight or its bias.
-func (s *Solution) shared(owner int, key, bias bool) []float32 {
+// projection is that of an owner's heads, its weight or its bias.
+func (s sharedSide) projection(owner int, bias bool) []float32 {
 	var out []float32
 	for _, h := range s.heads[owner] {
-		p := h.value
-		if key {
-			p = h.key
-		}
-		out = part(p, s.src.HiddenSize+1, bias, out)
+		out = part(h.projection, len(h.projection)/s.headSize, bias, out)
 	}
 	return out
 }
 
-// maps finds the maps of a query head.
-func (s *Solution) maps(layer, query int) maps {
-	h := s.heads[s.dst.Owner[layer]][query*s.dst.KVHeads/s.dst.Heads]
-	from, kv := s.src.Owner[layer], query*s.src.KVHeads/s.src.Heads
+// back finds the map of a query head.
+func (s sharedSide) back(layer, query int) backMap {
+	kv := query / s.members
+	h := s.heads[s.to[layer]][kv/s.group]
 	for i, src := range h.sources {
-		if src.layer == from && src.head == kv {
+		if src.layer == s.from[layer] && src.head == kv {
 			return h.maps[i]
 		}
 	}
@@ -110,7 +109,7 @@ func (s *Solution) foldQuery(layer int, x []float32) []float32 {
 	in := len(x) / s.src.HiddenSize
 	out := make([]float32, len(x))
 	blas.Parallel(s.src.Heads, func(q int) {
-		m := s.maps(layer, q)
+		m := s.keys.back(layer, q)
 		turn := make([]float64, d*d) // [out, in] of this head's channels
 		for p, a := range m.plane {
 			i, j := p, p+r/2
@@ -119,7 +118,7 @@ func (s *Solution) foldQuery(layer int, x []float32) []float32 {
 		}
 		for i := range d - r {
 			for j := range d - r {
-				turn[(r+i)*d+r+j] = m.key[j*(d-r)+i]
+				turn[(r+i)*d+r+j] = m.rest[j*(d-r)+i]
 			}
 		}
 		multiply(out[q*d*in:(q+1)*d*in], turn, x[q*d*in:(q+1)*d*in], d, d, in)
@@ -134,7 +133,7 @@ func (s *Solution) foldOutput(layer int, x blas.Matrix[float64]) {
 	blas.Parallel(s.src.Heads, func(q int) {
 		o := blas.Matrix[float64]{Rows: x.Rows, Cols: d, Stride: x.Stride, Data: x.Data[q*d:]}
 		folded := blas.Dense(x.Rows, d, make([]float64, x.Rows*d))
-		blas.Serial(blas.AsIs, blas.AsIs, 1, o, blas.Dense(d, d, s.maps(layer, q).value), 0, folded)
+		blas.Serial(blas.AsIs, blas.AsIs, 1, o, blas.Dense(d, d, s.values.back(layer, q).rest), 0, folded)
 		for i := range x.Rows {
 			copy(o.Data[i*o.Stride:i*o.Stride+d], folded.Data[i*d:])
 		}

@@ -4,51 +4,44 @@ import (
 	"math"
 
 	"mlkv/internal/blas"
+	"mlkv/internal/model"
 )
 
-// fit fits one shared head.
+// fit fits one shared head. Values are as keys that rotary turns nothing of.
 func (f *fitting) fit(sh sharedHead) (head, error) {
-	d, r, n := f.src.HeadSize(), f.src.RotaryDims(), f.in.n
-	h := head{sharedHead: sh, key: make([]float64, d*n), value: make([]float64, d*n), maps: make([]maps, len(sh.sources))}
-	var ofKeys, ofValues []metric
+	d, r, n := f.src.HeadSize(), f.rotary, f.in.n
+	h := head{sharedHead: sh, projection: make([]float64, d*n), maps: make([]backMap, len(sh.sources))}
+	var metrics []metric
 	for _, s := range sh.sources {
-		ofKeys, ofValues = append(ofKeys, f.keyMetric(s)), append(ofValues, f.valueMetric(s))
+		metrics = append(metrics, f.metric(s))
+	}
+	of := f.m.keys
+	if f.module == model.Value {
+		of = f.m.values
 	}
 
-	values, err := f.fitChannels(sh, f.values, ofValues, 0, d)
+	rest, err := f.fitChannels(sh, metrics, r, d)
 	if err != nil {
 		return h, err
 	}
-	place(h.value, f.in.coefficients(values.fit), 0, 1)
-	keys, err := f.fitChannels(sh, f.keys, ofKeys, r, d)
-	if err != nil {
-		return h, err
-	}
-	place(h.key, f.in.coefficients(keys.fit), r, 1)
+	place(h.projection, f.in.coefficients(rest.fit), r, 1)
 	for i := range h.maps {
-		h.maps[i].value, h.maps[i].key = values.back[i], keys.back[i]
+		h.maps[i].rest = rest.back[i]
 	}
+	h.rest = squares(sh.sources, of, d, r, d, f.m.Tokens)
+	h.rest.explained = rest.explained
 
-	turned := squares(sh.sources, f.m.keys, d, 0, r, f.m.Tokens)
+	h.turned = squares(sh.sources, of, d, 0, r, f.m.Tokens)
 	for p := range r / 2 {
-		pl, err := f.fitPlane(sh, ofKeys, p)
+		pl, err := f.fitPlane(sh, metrics, p)
 		if err != nil {
 			return h, err
 		}
-		place(h.key, f.in.coefficients(pl.fit), p, r/2)
+		place(h.projection, f.in.coefficients(pl.fit), p, r/2)
 		for i, v := range pl.back {
 			h.maps[i].plane = append(h.maps[i].plane, complex(real(v), -imag(v)))
 		}
-		turned.explained += pl.explained
-	}
-
-	ofHead := squares(sh.sources, f.m.values, d, 0, d, f.m.Tokens)
-	ofHead.explained = values.explained
-	rest := squares(sh.sources, f.m.keys, d, r, d, f.m.Tokens)
-	rest.explained = keys.explained
-	h.report = HeadReport{Layer: sh.owner, Head: sh.index, Sources: len(sh.sources), Key: rest.plus(turned).share(), Value: ofHead.share()}
-	if r > 0 {
-		h.report.KeyRotary = turned.share()
+		h.turned.explained += pl.explained
 	}
 	return h, nil
 }
@@ -64,7 +57,7 @@ type channelFit struct {
 // fitChannels fits channels [lo, hi) of all sources at once. The columns of the
 // maps are scaled such that a shared channel has the size of those that it
 // stands for.
-func (f *fitting) fitChannels(sh sharedHead, from map[int]blas.Matrix[float64], metrics []metric, lo, hi int) (channelFit, error) {
+func (f *fitting) fitChannels(sh sharedHead, metrics []metric, lo, hi int) (channelFit, error) {
 	d, n, w := f.src.HeadSize(), f.in.n, hi-lo
 	out := channelFit{fit: blas.Dense(n, w, make([]float64, n*w)), back: make([][]float64, len(sh.sources))}
 	if w == 0 {
@@ -77,7 +70,7 @@ func (f *fitting) fitChannels(sh sharedHead, from map[int]blas.Matrix[float64], 
 	all := blas.Dense(n, len(sh.sources)*w, make([]float64, n*len(sh.sources)*w))
 	for i, s := range sh.sources {
 		to := blas.Matrix[float64]{Rows: n, Cols: w, Stride: all.Stride, Data: all.Data[i*w:]}
-		blas.Serial(blas.AsIs, blas.AsIs, 1, channels(from, s, d, lo, hi), blas.Dense(w, w, weights[i]), 0, to)
+		blas.Serial(blas.AsIs, blas.AsIs, 1, channels(f.wanted, s, d, lo, hi), blas.Dense(w, w, weights[i]), 0, to)
 	}
 	b, err := reduce(all, w)
 	if err != nil {
@@ -97,7 +90,7 @@ func (f *fitting) fitChannels(sh sharedHead, from map[int]blas.Matrix[float64], 
 	}
 	scale(out, size, members)
 	for i, s := range sh.sources {
-		out.explained += float64(s.weight) * explains(channels(from, s, d, lo, hi), out.fit, blas.Dense(w, w, out.back[i]))
+		out.explained += float64(s.weight) * explains(channels(f.wanted, s, d, lo, hi), out.fit, blas.Dense(w, w, out.back[i]))
 	}
 	return out, nil
 }
@@ -147,7 +140,7 @@ func explains(y, fit, back blas.Matrix[float64]) float64 {
 // plane, since rotary turns them.
 func (f *fitting) fitPlane(sh sharedHead, metrics []metric, p int) (plane, error) {
 	d, n, k := f.src.HeadSize(), f.in.n, len(sh.sources)
-	other := p + f.src.RotaryDims()/2
+	other := p + f.rotary/2
 	z := blas.Dense(n, 2*k, make([]float64, n*2*k))
 	weights := make([]float64, k)
 	mean := 0.0
@@ -160,7 +153,7 @@ func (f *fitting) fitPlane(sh sharedHead, metrics []metric, p int) (plane, error
 			weights[i] = 1
 		}
 		weights[i] = math.Sqrt(weights[i] + 1e-6*mean)
-		x := f.keys[s.layer]
+		x := f.wanted[s.layer]
 		for row := range n {
 			at := x.Data[row*x.Stride+s.head*d:]
 			z.Data[row*2*k+i], z.Data[row*2*k+k+i] = weights[i]*at[p], weights[i]*at[other]
@@ -184,7 +177,7 @@ func (f *fitting) fitPlane(sh sharedHead, metrics []metric, p int) (plane, error
 	pl.explained = 0
 	for i, s := range sh.sources {
 		pl.back[i] *= complex(by, 0)
-		x, re, im := f.keys[s.layer], real(pl.back[i]), imag(pl.back[i])
+		x, re, im := f.wanted[s.layer], real(pl.back[i]), imag(pl.back[i])
 		y := blas.Dense(n, 2, make([]float64, 2*n))
 		for row := range n {
 			at := x.Data[row*x.Stride+s.head*d:]

@@ -4,24 +4,36 @@ import (
 	"fmt"
 
 	gonumblas "gonum.org/v1/gonum/blas"
+
+	"mlkv/internal/engine"
+	"mlkv/internal/model"
 )
 
 // metric says how much errors e in a source's channels count: e' G e, with G
 // [d, d].
 type metric []float64
 
-// queries calls f for every query head of the source model that attends to s.
-func (f *fitting) queries(s source, visit func(layer, head int)) {
-	per := f.src.Heads / f.src.KVHeads
-	for _, l := range f.src.Owner.Members(s.layer) {
-		for h := s.head * per; h < (s.head+1)*per; h++ {
-			visit(l, h)
+// metrics gives the metric of each source of an owner.
+func (f *fitting) metrics(owner int, w engine.Weights, o Options) (func(source) metric, error) {
+	switch {
+	case !o.Weighted:
+		return f.plainMetric, nil
+	case f.module == model.Key:
+		return f.keyMetric, nil
+	}
+	outputs := map[int][]float32{}
+	for _, l := range f.to.Members(owner) {
+		var err error
+		if outputs[l], err = w.Float32(model.LayerName(l, model.AttentionOut) + ".weight"); err != nil {
+			return nil, err
 		}
 	}
+	return func(s source) metric { return f.valueMetric(s, outputs) }, nil
 }
 
-// plain counts every channel as often as query heads attend to the source.
-func plain(s source, d int) metric {
+// plainMetric counts every channel as often as query heads attend to the source.
+func (f *fitting) plainMetric(s source) metric {
+	d := f.src.HeadSize()
 	g := make(metric, d*d)
 	for i := range d {
 		g[i*d+i] = float64(s.weight)
@@ -29,38 +41,41 @@ func plain(s source, d int) metric {
 	return g
 }
 
-// valueMetric is that of a source's values. Weighted, it is the sum of O'O over
-// the output projections O [H, d] of its query heads.
-func (f *fitting) valueMetric(s source) metric {
-	d, width := f.src.HeadSize(), f.src.HiddenSize
-	if f.outputs == nil {
-		return plain(s, d)
+// queries calls visit for every query head of the source model that attends to s.
+func (f *fitting) queries(s source, visit func(layer, head int)) {
+	for _, l := range f.from.Members(s.layer) {
+		for h := s.head * f.members; h < (s.head+1)*f.members; h++ {
+			visit(l, h)
+		}
 	}
+}
+
+// keyMetric is that of a source's keys, weighted: the mean of q q' over tokens,
+// summed over its query heads, since an error e changes a score by q'e.
+func (f *fitting) keyMetric(s source) metric {
+	d := f.src.HeadSize()
 	g := make(metric, d*d)
 	f.queries(s, func(l, h int) {
-		for r := range width {
-			row := f.outputs[l][r*width+h*d : r*width+(h+1)*d]
-			for i, a := range row {
-				for j, b := range row {
-					g[i*d+j] += float64(a) * float64(b)
-				}
-			}
+		for i, v := range f.m.queries[l][h*d*d : (h+1)*d*d] {
+			g[i] += v / float64(f.m.Tokens)
 		}
 	})
 	return g
 }
 
-// keyMetric is that of a source's keys. Weighted, it is the mean of q q' over
-// tokens, summed over its query heads: an error e changes a score by q'e.
-func (f *fitting) keyMetric(s source) metric {
-	d := f.src.HeadSize()
-	if f.outputs == nil {
-		return plain(s, d)
-	}
+// valueMetric is that of a source's values, weighted: the sum of O'O over the
+// output projections O [H, d] of its query heads.
+func (f *fitting) valueMetric(s source, outputs map[int][]float32) metric {
+	d, width := f.src.HeadSize(), f.src.HiddenSize
 	g := make(metric, d*d)
 	f.queries(s, func(l, h int) {
-		for i, v := range f.m.queries[l][h*d*d : (h+1)*d*d] {
-			g[i] += v / float64(f.m.Tokens)
+		for r := range width {
+			row := outputs[l][r*width+h*d : r*width+(h+1)*d]
+			for i, a := range row {
+				for j, b := range row {
+					g[i*d+j] += float64(a) * float64(b)
+				}
+			}
 		}
 	})
 	return g

@@ -3,7 +3,9 @@ package absorb
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"mlkv/internal/blas"
 	"mlkv/internal/engine"
@@ -16,9 +18,10 @@ import (
 // them.
 type Moments struct {
 	Tokens int
-	// cross holds, for each layer s that owns keys and values in the source,
-	// the sum of x_o x_s', [H+1, H+1], where o is its owner in the target.
-	cross map[int][]float64
+	// cross holds, for each layer s that owns keys or values in the source, the
+	// sum of x_o x_s', [H+1, H+1], by the layer o that owns them in the target:
+	// one, or two where keys and values have owners of their own.
+	cross map[int]map[int][]float64
 	// keys and values hold sums over the channels of that layer's keys before
 	// rotary and values.
 	keys, values map[int]sums
@@ -71,7 +74,7 @@ func Collect(ctx context.Context, o engine.Observer, src, dst model.Config, w en
 	m := newMoments(src, dst, opt)
 	held := heldInputs{owners: map[int]blas.Matrix[float64]{}}
 	for _, b := range batches {
-		if err := m.add(ctx, c, src, dst, b, &held); err != nil {
+		if err := m.add(ctx, c, src, b, &held); err != nil {
 			return nil, err
 		}
 		if progress != nil {
@@ -82,23 +85,36 @@ func Collect(ctx context.Context, o engine.Observer, src, dst model.Config, w en
 }
 
 func newMoments(src, dst model.Config, o Options) *Moments {
-	m := &Moments{cross: map[int][]float64{}, keys: map[int]sums{}, values: map[int]sums{}, queries: map[int][]float64{}}
-	n := src.HiddenSize + 1
-	for _, owner := range dst.Owner.List() {
-		if kept(src, dst, owner) {
+	m := &Moments{cross: map[int]map[int][]float64{}, keys: map[int]sums{}, values: map[int]sums{}, queries: map[int][]float64{}}
+	keys, values := keySide(src, dst), valueSide(src, dst)
+	for _, owner := range keys.sharing() {
+		m.want(keys, owner, src, m.keys)
+		if !o.Weighted {
 			continue
 		}
 		for _, l := range dst.Owner.Members(owner) {
-			if o.Weighted {
-				m.queries[l] = make([]float64, src.HiddenSize*src.HeadSize())
-			}
-		}
-		for _, s := range sourceLayers(src, dst, owner) {
-			m.cross[s] = make([]float64, n*n)
-			m.keys[s], m.values[s] = newSums(src.KVSize()), newSums(src.KVSize())
+			m.queries[l] = make([]float64, src.HiddenSize*src.HeadSize())
 		}
 	}
+	for _, owner := range values.sharing() {
+		m.want(values, owner, src, m.values)
+	}
 	return m
+}
+
+// want makes room for what the shared heads of an owner are fitted from; of holds
+// the sums of its side.
+func (m *Moments) want(s side, owner int, src model.Config, of map[int]sums) {
+	n := src.HiddenSize + 1
+	for _, l := range s.layers(owner) {
+		of[l] = newSums(src.KVSize())
+		if m.cross[l] == nil {
+			m.cross[l] = map[int][]float64{}
+		}
+		if m.cross[l][owner] == nil {
+			m.cross[l][owner] = make([]float64, n*n)
+		}
+	}
 }
 
 // heldInputs are those of a batch, in memory that serves the next batch again.
@@ -108,30 +124,45 @@ type heldInputs struct {
 }
 
 // add takes up one batch.
-func (m *Moments) add(ctx context.Context, c engine.Collector, src, dst model.Config, b batch, held *heldInputs) error {
-	h := src.HiddenSize
+func (m *Moments) add(ctx context.Context, c engine.Collector, src model.Config, b batch, held *heldInputs) error {
 	err := c.Collect(ctx, b.tokens, func(a engine.Activations) error {
 		if sum, ok := m.queries[a.Layer]; ok {
-			addQueries(sum, b.pack(a.Query, h), src.Heads, src.HeadSize())
+			addQueries(sum, b.pack(a.Query, src.HiddenSize), src.Heads, src.HeadSize())
 		}
-		sum, ok := m.cross[a.Layer]
-		if !ok {
-			return nil
+		if sum, ok := m.keys[a.Layer]; ok {
+			sum.add(b.pack(a.Key, src.KVSize()))
 		}
-		if owner := dst.Owner[a.Layer]; owner == a.Layer {
-			held.owners[owner] = b.inputs(a.Input, h, held.owners[owner].Data)
-			addGram(sum, held.owners[owner])
-		} else {
-			x := b.inputs(a.Input, h, held.other)
-			held.other = x.Data
-			blas.Gemm(blas.Transposed, blas.AsIs, 1, held.owners[owner], x, 1, blas.Dense(h+1, h+1, sum))
+		if sum, ok := m.values[a.Layer]; ok {
+			sum.add(b.pack(a.Value, src.KVSize()))
 		}
-		m.keys[a.Layer].add(b.pack(a.Key, src.KVSize()))
-		m.values[a.Layer].add(b.pack(a.Value, src.KVSize()))
+		m.addInputs(a, src.HiddenSize, b, held)
 		return nil
 	})
 	m.Tokens += b.counted
 	return err
+}
+
+// addInputs takes up the products of a layer's inputs with those of its owners.
+func (m *Moments) addInputs(a engine.Activations, h int, b batch, held *heldInputs) {
+	sums, ok := m.cross[a.Layer]
+	if !ok {
+		return
+	}
+	var x blas.Matrix[float64]
+	if _, owns := sums[a.Layer]; owns {
+		x = b.inputs(a.Input, h, held.owners[a.Layer].Data)
+		held.owners[a.Layer] = x
+	} else {
+		x = b.inputs(a.Input, h, held.other)
+		held.other = x.Data
+	}
+	for owner, sum := range sums {
+		if owner == a.Layer {
+			addGram(sum, x)
+		} else {
+			blas.Gemm(blas.Transposed, blas.AsIs, 1, held.owners[owner], x, 1, blas.Dense(h+1, h+1, sum))
+		}
+	}
 }
 
 // gramTile is the size of the parts in which addGram computes a product.
@@ -179,8 +210,9 @@ func addQueries(sum []float64, x []float32, heads, d int) {
 
 // finite reports a layer whose activations were not finite.
 func (m *Moments) finite() error {
-	for l := range m.cross {
-		for _, list := range [][]float64{m.cross[l], m.queries[l], m.keys[l].xx, m.values[l].xx} {
+	for l, sums := range m.cross {
+		lists := [][]float64{m.queries[l], m.keys[l].xx, m.values[l].xx}
+		for _, list := range slices.AppendSeq(lists, maps.Values(sums)) {
 			for _, v := range list {
 				if math.IsNaN(v) || math.IsInf(v, 0) {
 					return fmt.Errorf("calibration: layer %d: expected finite activations, found %g", l, v)

@@ -21,7 +21,7 @@ const refitRidge = 1e-2
 // so that repeating it, each time on the outcome of the time before, improves
 // the fit further. It takes the memory of two models.
 func (s *Solution) Refit(ctx context.Context, e engine.Observer, w engine.Weights, rows [][]int32, progress func(tokens int)) error {
-	if len(s.heads) == 0 {
+	if s.firstShared() == s.dst.Layers {
 		return nil
 	}
 	moments, err := s.outputMoments(ctx, e, w, rows, progress)
@@ -41,12 +41,11 @@ func (s *Solution) Refit(ctx context.Context, e engine.Observer, w engine.Weight
 
 // firstShared is the first layer whose attention the conversion changes.
 func (s *Solution) firstShared() int {
-	for l, owner := range s.dst.Owner {
-		if s.heads[owner] != nil {
-			return l
-		}
+	l := 0
+	for l < s.dst.Layers && !s.keys.shared(l) && !s.values.shared(l) {
+		l++
 	}
-	return len(s.dst.Owner)
+	return l
 }
 
 // outputSums are sums over tokens of what the heads of a layer put out, with a
@@ -116,7 +115,7 @@ func (s *Solution) refitLayer(l int, w engine.Weights, m *outputSums) ([]float64
 		return nil, err
 	}
 	folded := blas.Dense(n-1, n, append([]float64(nil), original.Data...))
-	if s.heads[s.dst.Owner[l]] != nil {
+	if s.values.shared(l) {
 		s.foldOutput(l, folded)
 	}
 	in, err := factor(m.zz, n, refitRidge)
@@ -172,7 +171,7 @@ func (r *Report) refitted(dst model.Config, first int) {
 	}
 	for l := first; l < dst.Layers; l++ {
 		if _, ok := at[l]; !ok {
-			r.Layers = append(r.Layers, LayerReport{Layer: l, Owner: dst.Owner[l]})
+			r.Layers = append(r.Layers, newLayerReport(dst, l))
 			at[l] = len(r.Layers) - 1
 		}
 		r.Layers[at[l]].Refit++

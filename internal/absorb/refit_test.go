@@ -91,17 +91,7 @@ func TestWeighted(t *testing.T) {
 	src := small(0.25, true)
 	w := random(src, 31)
 	calibration, tokens := rows(src, 8, 40, 32), rows(src, 1, 40, 33)[0]
-	fit := func(dst model.Config, o Options) weights {
-		m, err := Collect(background, cpu.Open(0), src, dst, w, calibration, o, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := Fit(background, src, dst, w, m, o, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return made(t, s, w)
-	}
+	fit := func(dst model.Config, o Options) weights { return made(t, solved(t, src, dst, w, calibration, o), w) }
 	// One output projection matters far more than the others.
 	out := w[model.LayerName(0, model.AttentionOut)+".weight"]
 	for i := range out {

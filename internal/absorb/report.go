@@ -1,5 +1,11 @@
 package absorb
 
+import (
+	"slices"
+
+	"mlkv/internal/model"
+)
+
 // Report tells how well shared heads stand for their sources.
 type Report struct {
 	Tokens int           `json:"tokens"` // of calibration
@@ -19,24 +25,86 @@ type OwnerReport struct {
 }
 
 // HeadReport is the share of the variance of its sources' keys and values, over
-// query heads and calibration tokens, that a shared head explains.
+// query heads and calibration tokens, that a shared head explains. Where keys
+// and values have owners of their own, a head of one tells nothing of the other.
 type HeadReport struct {
-	Layer   int     `json:"layer"`
-	Head    int     `json:"head"`
-	Sources int     `json:"source_heads"`
-	Key     float64 `json:"key_variance_explained"`
+	Layer   int      `json:"layer"`
+	Head    int      `json:"head"`
+	Sources int      `json:"source_heads"`
+	Key     *float64 `json:"key_variance_explained,omitempty"`
 	// KeyRotary is of the channels that rotary turns, where there are any.
-	KeyRotary float64 `json:"key_rotary_variance_explained,omitempty"`
-	Value     float64 `json:"value_variance_explained"`
+	KeyRotary float64  `json:"key_rotary_variance_explained,omitempty"`
+	Value     *float64 `json:"value_variance_explained,omitempty"`
 }
+
+// headReports tells of an owner's heads, of those of keys and of values together
+// where they stand for the same.
+func headReports(keys, values []head) []HeadReport {
+	var out []HeadReport
+	for i := range max(len(keys), len(values)) {
+		if i < len(keys) {
+			out = append(out, newHeadReport(keys[i]))
+			k := &out[len(out)-1]
+			k.Key = new(keys[i].share())
+			if keys[i].maps[0].plane != nil {
+				k.KeyRotary = keys[i].turned.share()
+			}
+		}
+		if i < len(values) {
+			if i >= len(keys) || !slices.Equal(keys[i].sources, values[i].sources) {
+				out = append(out, newHeadReport(values[i]))
+			}
+			out[len(out)-1].Value = new(values[i].share())
+		}
+	}
+	return out
+}
+
+func newHeadReport(h head) HeadReport {
+	return HeadReport{Layer: h.owner, Head: h.index, Sources: len(h.sources)}
+}
+
+// share is the part of the variance of all its sources' channels that a head
+// explains.
+func (h head) share() float64 { return h.rest.plus(h.turned).share() }
 
 // LayerReport tells what a layer's projections took up.
 type LayerReport struct {
-	Layer int      `json:"layer"`
-	Owner int      `json:"owner"`
-	Into  []string `json:"folded_into"` // modules
-	Heads int      `json:"query_heads"`
-	Refit int      `json:"refit,omitempty"` // how often its output was fitted anew
+	Layer int `json:"layer"`
+	Owner int `json:"owner"`
+	// ValueOwner is that of values, and Owner that of keys, in a model that tells
+	// them apart.
+	ValueOwner *int     `json:"value_owner,omitempty"`
+	Into       []string `json:"folded_into"` // modules
+	Heads      int      `json:"query_heads"`
+	Refit      int      `json:"refit,omitempty"` // how often its output was fitted anew
+}
+
+func newLayerReport(dst model.Config, layer int) LayerReport {
+	r := LayerReport{Layer: layer, Owner: dst.Owner[layer]}
+	if dst.ValueOwner != nil {
+		r.ValueOwner = new(dst.ValueOwner[layer])
+	}
+	return r
+}
+
+// layerReports tells of the layers whose projections took up maps.
+func (s *Solution) layerReports() []LayerReport {
+	var out []LayerReport
+	for l := range s.dst.Layers {
+		r := newLayerReport(s.dst, l)
+		r.Heads = s.dst.Heads
+		if s.keys.shared(l) {
+			r.Into = append(r.Into, model.Query)
+		}
+		if s.values.shared(l) {
+			r.Into = append(r.Into, model.AttentionOut)
+		}
+		if r.Into != nil {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // tally compares the squares that a fit explains with those there are.

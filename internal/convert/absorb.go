@@ -8,6 +8,7 @@ import (
 	"mlkv/internal/absorb"
 	"mlkv/internal/checkpoint"
 	"mlkv/internal/engine"
+	"mlkv/internal/model"
 	"mlkv/internal/provenance"
 	"mlkv/internal/ui"
 )
@@ -25,14 +26,16 @@ type Absorbed struct {
 	absorb.Report
 }
 
-// least is the smallest share of the variance of keys, and of values, that a
-// shared head explains.
-func (a *Absorbed) least() (keys, values float64) {
-	keys, values = 1, 1
+// least is the smallest share of variance that a shared head explains, of keys or
+// of values as share picks them; nil where none is fitted.
+func (a *Absorbed) least(share func(absorb.HeadReport) *float64) *float64 {
+	var least *float64
 	for _, h := range a.Heads {
-		keys, values = min(keys, h.Key), min(values, h.Value)
+		if s := share(h); s != nil && (least == nil || *s < *least) {
+			least = s
+		}
 	}
-	return keys, values
+	return least
 }
 
 // completeAbsorb checks the options that a start by absorption needs.
@@ -105,7 +108,7 @@ func collect(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint,
 
 // fit makes p.absorbed.
 func fit(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *plan, m *absorb.Moments, rows [][]int32, o Options, s ui.Streams) error {
-	progress := ui.NewProgress(s, int64(p.dst.Owner.Owners()), "fit", ui.Count("owners"))
+	progress := ui.NewProgress(s, int64(owners(p.dst)), "fit", ui.Count("owners"))
 	var err error
 	p.absorbed, err = absorb.Fit(ctx, p.src, p.dst, src, m, o.fitting(), func() { progress.Add(1) })
 	progress.Done()
@@ -121,6 +124,17 @@ func fit(ctx context.Context, e engine.Observer, src *checkpoint.Checkpoint, p *
 		}
 	}
 	return nil
+}
+
+// owners counts the layers that own keys, values or both.
+func owners(c model.Config) int {
+	n := 0
+	for l := range c.Layers {
+		if c.Owner.Owns(l) || c.ValueOwners().Owns(l) {
+			n++
+		}
+	}
+	return n
 }
 
 // countTokens counts those that a calibration runs.

@@ -59,7 +59,7 @@ func TestAbsorb(t *testing.T) {
 	}
 	for _, h := range a.Heads {
 		sources := map[int]int{0: 6, 2: 9, 5: 3}[h.Layer]
-		if h.Sources != sources || !(h.Key > 0 && h.Key <= 1 && h.Value > 0 && h.Value <= 1) {
+		if h.Sources != sources || !(*h.Key > 0 && *h.Key <= 1 && *h.Value > 0 && *h.Value <= 1) {
 			t.Errorf("head %+v, expected %d sources and shares within 0 and 1", h, sources)
 		}
 	}

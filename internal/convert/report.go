@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"mlkv/internal/absorb"
 	"mlkv/internal/checkpoint"
 	"mlkv/internal/model"
 	"mlkv/internal/provenance"
@@ -209,10 +210,13 @@ func (r *Report) print(s ui.Streams, asJSON bool) error {
 	}
 	t.Row("parameters", ui.Integer(b.Parameters), ui.Integer(a.Parameters))
 	t.Row("KV cache, bytes a token at 16 bits", ui.Integer(b.KVBytesPerToken), ui.Integer(a.KVBytesPerToken))
-	if r.Absorbed != nil && len(r.Absorbed.Heads) > 0 {
-		keys, values := r.Absorbed.least()
-		t.Row("variance of keys explained, least of all heads", nil, ui.Fixed(keys, 4))
-		t.Row("variance of values explained, least of all heads", nil, ui.Fixed(values, 4))
+	if r.Absorbed != nil {
+		if keys := r.Absorbed.least(func(h absorb.HeadReport) *float64 { return h.Key }); keys != nil {
+			t.Row("variance of keys explained, least of all heads", nil, ui.Fixed(*keys, 4))
+		}
+		if values := r.Absorbed.least(func(h absorb.HeadReport) *float64 { return h.Value }); values != nil {
+			t.Row("variance of values explained, least of all heads", nil, ui.Fixed(*values, 4))
+		}
 	}
 	if r.Check != nil {
 		t.Row(fmt.Sprintf("loss on %d tokens", r.Check.Tokens), ui.Fixed(r.Check.Before, 4), ui.Fixed(r.Check.After, 4))
