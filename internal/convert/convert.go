@@ -31,6 +31,9 @@ type Options struct {
 	KVLayers int    // layers that own keys and values; 0 keeps the source's
 	KVHeads  int    // key/value heads in such a layer; 0 keeps the source's
 	LayerMap string // owner of each layer, instead of KVLayers
+	// ValueLayerMap is the owner of each layer's values, where it is another than
+	// that of its keys, which KVLayers or LayerMap gives.
+	ValueLayerMap string
 
 	// Start is how a shared head comes about: pooling, or absorb, which fits it
 	// to what the heads of its group make of Calibration (package absorb).
@@ -207,11 +210,15 @@ func (o *Options) complete() error {
 
 // settings is what provenance records of the options.
 func (o Options) settings() any {
-	return map[string]any{
+	settings := map[string]any{
 		"kv_layers": o.KVLayers, "kv_heads": o.KVHeads, "layer_map": o.LayerMap,
 		"start": o.Start, "absorb_weighted": o.Weighted, "absorb_refit": o.Refit, "pooling": o.Pooling, "grow": o.Grow, "shared_key_rotary": o.SharedKeyRotary,
 		"key_value_mlp": o.KeyValueMLP, "preset": o.Preset, "dtype": o.DType, "format": o.Format,
 	}
+	if o.ValueLayerMap != "" {
+		settings["value_layer_map"] = o.ValueLayerMap
+	}
+	return settings
 }
 
 // names lists the keys of a table of choices.

@@ -56,43 +56,54 @@ func TestTwice(t *testing.T) {
 	}
 }
 
-// TestMean computes pooled projections from their definition.
+// TestMean computes pooled projections from their definition, with common owners
+// and with owners of values of their own.
 func TestMean(t *testing.T) {
 	cfg := small()
-	source := folder(t, cfg, checkpoint.WriteOptions{})
+	source := open(t, folder(t, cfg, checkpoint.WriteOptions{}))
 	w := newNoise(cfg)
 	for _, c := range []struct {
-		layers string
-		heads  int
-	}{{"0_0_0_0_0_0", 1}, {"0_0_2_2_4_4", 2}, {"0_1_0_1_1_5", 3}, {"0_0_0_0_0_5", 6}} {
-		got := converted(t, source, Options{LayerMap: c.layers, KVHeads: c.heads})
-		owner := got.Config().Owner
-		if owner.String() != c.layers {
-			t.Errorf("owner map %s, expected %s", owner, c.layers)
+		layers, values string
+		heads          int
+	}{
+		{"0_0_0_0_0_0", "", 1}, {"0_0_2_2_4_4", "", 2}, {"0_1_0_1_1_5", "", 3}, {"0_0_0_0_0_5", "", 6},
+		{"0_0_0_0_0_0", "0_0_2_2_4_4", 1}, {"0_0_2_2_4_4", "0_1_0_1_1_5", 2}, {"0_1_2_3_4_5", "0_0_0_0_0_5", 6},
+	} {
+		dst, got := planned(t, source, Options{LayerMap: c.layers, ValueLayerMap: c.values, KVHeads: c.heads})
+		if c.values == "" {
+			c.values = c.layers
 		}
-		for _, module := range []string{model.Key, model.Value} {
+		if dst.Owner.String() != c.layers || dst.ValueOwners().String() != c.values {
+			t.Errorf("owner maps %s and %s, expected %s and %s", dst.Owner, dst.ValueOwners(), c.layers, c.values)
+		}
+		for module, owners := range map[string]model.OwnerMap{model.Key: dst.Owner, model.Value: dst.ValueOwners()} {
 			for _, kind := range []string{".weight", ".bias"} {
-				for _, o := range owner.List() {
-					x := floats(t, got, model.LayerName(o, module)+kind)
-					head := len(x) / c.heads
-					per := cfg.Heads / c.heads
-					step := 1 + len(x)/200 // a sample of the weights will do
-					for i := 0; i < len(x); i += step {
-						h, e := i/head, i%head
-						sum, n := 0.0, 0
-						for _, l := range owner.Members(o) {
-							from := floats(t, w, model.LayerName(l, module)+kind)
-							for g := h * per; g < (h+1)*per; g++ {
-								sum += float64(from[g*head+e])
-								n++
-							}
-						}
-						if want := float32(sum / float64(n)); math.Abs(float64(x[i]-want)) > 1e-6 {
-							t.Fatalf("%s: %s layer %d element %d: %g, expected %g", c.layers, module, o, i, x[i], want)
-						}
-					}
+				for _, o := range owners.List() {
+					testMean(t, got, w, cfg, owners, c.heads, o, module+kind)
 				}
 			}
+		}
+	}
+}
+
+func testMean(t *testing.T, got, w checkpoint.Weights, cfg model.Config, owners model.OwnerMap, heads, owner int, name string) {
+	t.Helper()
+	x := floats(t, got, model.LayerName(owner, name))
+	head := len(x) / heads
+	per := cfg.Heads / heads
+	step := 1 + len(x)/200 // a sample of the weights will do
+	for i := 0; i < len(x); i += step {
+		h, e := i/head, i%head
+		sum, n := 0.0, 0
+		for _, l := range owners.Members(owner) {
+			from := floats(t, w, model.LayerName(l, name))
+			for g := h * per; g < (h+1)*per; g++ {
+				sum += float64(from[g*head+e])
+				n++
+			}
+		}
+		if want := float32(sum / float64(n)); math.Abs(float64(x[i]-want)) > 1e-6 {
+			t.Fatalf("%s: %s layer %d element %d: %g, expected %g", owners, name, owner, i, x[i], want)
 		}
 	}
 }

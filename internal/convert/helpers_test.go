@@ -78,6 +78,20 @@ func converted(t testing.TB, source string, o Options) *checkpoint.Checkpoint {
 	return open(t, o.Output)
 }
 
+// planned is the result of a conversion in memory.
+func planned(t testing.TB, src *checkpoint.Checkpoint, o Options) (model.Config, checkpoint.Weights) {
+	t.Helper()
+	o.Source, o.Output = src.Dir(), "none"
+	if err := o.complete(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := newPlan(src.Config(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.dst, newWeights(t.Context(), src, p)
+}
+
 func open(t testing.TB, dir string) *checkpoint.Checkpoint {
 	t.Helper()
 	c, err := checkpoint.Open(dir)

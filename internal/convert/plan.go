@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"mlkv/internal/absorb"
 	"mlkv/internal/model"
@@ -46,7 +47,7 @@ func newPlan(src model.Config, o Options) (*plan, error) {
 	if p.dst.KVHeads, err = targetHeads(src, o.KVHeads); err != nil {
 		return nil, err
 	}
-	if p.dst.Owner, err = targetOwners(src, o); err != nil {
+	if p.dst, err = withTargetOwners(p.dst, o); err != nil {
 		return nil, err
 	}
 	p.dst.SharedKeyRotary = o.SharedKeyRotary
@@ -85,37 +86,67 @@ func targetHeads(src model.Config, heads int) (int, error) {
 	return heads, nil
 }
 
-// targetOwners is the owner map of the target. It may only put groups of the
-// source together: an owner must own keys and values in the source, and layers
-// that share there must share in the target.
-func targetOwners(src model.Config, o Options) (model.OwnerMap, error) {
-	m := src.Owner
+// withTargetOwners gives a model with the source's owner maps those of the target.
+func withTargetOwners(c model.Config, o Options) (model.Config, error) {
+	both := ownerChoice{what: "keys and values", layerMap: o.LayerMap, kvLayers: o.KVLayers}
+	if o.ValueLayerMap == "" && c.ValueOwner == nil {
+		m, err := both.owners(c.Owner)
+		return c.WithOwners(m, m), err
+	}
+	ofKeys, ofValues := both, both
+	if o.ValueLayerMap != "" {
+		ofValues = ownerChoice{prefix: "value_", layerMap: o.ValueLayerMap}
+	}
+	ofKeys.what, ofValues.what = "keys", "values"
+	keys, err := ofKeys.owners(c.Owner)
+	if err != nil {
+		return c, err
+	}
+	values, err := ofValues.owners(c.ValueOwners())
+	return c.WithOwners(keys, values), err
+}
+
+// ownerChoice is what the options say of the owners of keys, of values or of both.
+type ownerChoice struct {
+	what     string // that they own
+	prefix   string // of layer_map in messages
+	layerMap string
+	kvLayers int // instead of layerMap; 0 keeps the source's
+}
+
+// owners is the owner map of the target where src is that of the source. It may
+// only put groups of the source together: an owner must own in the source, and
+// layers that share there must share in the target.
+func (o ownerChoice) owners(src model.OwnerMap) (model.OwnerMap, error) {
+	m := src
 	var err error
 	field := "kv_layers"
 	switch {
-	case o.LayerMap != "":
-		field = "layer_map"
-		m, err = model.ParseOwnerMap(o.LayerMap)
-	case o.KVLayers > src.Owner.Owners():
-		err = fmt.Errorf("kv_layers: expected 1 to %d (the layers of the source that own keys and values), found %d", src.Owner.Owners(), o.KVLayers)
-	case o.KVLayers == src.Owner.Owners():
-	case o.KVLayers != 0:
-		m, err = model.ContiguousOwners(src.Layers, o.KVLayers)
+	case o.layerMap != "":
+		field = o.prefix + "layer_map"
+		if m, err = model.ParseOwnerMap(o.layerMap); err != nil {
+			err = fmt.Errorf("%s%w", o.prefix, err)
+		}
+	case o.kvLayers > src.Owners():
+		err = fmt.Errorf("kv_layers: expected 1 to %d (the layers of the source that own %s), found %d", src.Owners(), o.what, o.kvLayers)
+	case o.kvLayers == src.Owners():
+	case o.kvLayers != 0:
+		m, err = model.ContiguousOwners(len(src), o.kvLayers)
 	}
 	if err != nil {
 		return nil, ui.Usagef("%w", err)
 	}
-	if len(m) != src.Layers {
-		return nil, ui.Usagef("layer_map: expected %d layers as in the source, found %d in %q", src.Layers, len(m), o.LayerMap)
+	if len(m) != len(src) {
+		return nil, ui.Usagef("%s: expected %d layers as in the source, found %d in %q", field, len(src), len(m), o.layerMap)
 	}
 	for l, owner := range m {
 		switch {
-		case !src.Owner.Owns(owner):
-			return nil, ui.Usagef("%s: layer %d would attend to layer %d, which owns no keys and values in the source (its owner map is %s, the target's %s)",
-				field, l, owner, src.Owner, m)
-		case m[src.Owner[l]] != owner:
-			return nil, ui.Usagef("%s: layers %d and %d share keys and values in the source and would not in the target (owner map %s, the target's %s)",
-				field, src.Owner[l], l, src.Owner, m)
+		case !src.Owns(owner):
+			return nil, ui.Usagef("%s: layer %d would attend to layer %d, which owns no %s in the source (its owner map is %s, the target's %s)",
+				field, l, owner, o.what, src, m)
+		case m[src[l]] != owner:
+			return nil, ui.Usagef("%s: layers %d and %d share %s in the source and would not in the target (owner map %s, the target's %s)",
+				field, src[l], l, o.what, src, m)
 		}
 	}
 	return slices.Clone(m), nil
@@ -124,9 +155,12 @@ func targetOwners(src model.Config, o Options) (model.OwnerMap, error) {
 // lostParameters counts the weights and biases of the key and value heads that
 // the target lacks.
 func lostParameters(src, dst model.Config) int {
-	heads := src.KVHeads*src.Owner.Owners() - dst.KVHeads*dst.Owner.Owners()
-	return heads * (src.HiddenSize*src.HeadSize()*2 + src.HeadSize()*2)
+	heads := src.KVHeads*projections(src) - dst.KVHeads*projections(dst)
+	return heads * (src.HiddenSize*src.HeadSize() + src.HeadSize())
 }
+
+// projections counts those of keys and of values.
+func projections(c model.Config) int { return c.Owner.Owners() + c.ValueOwners().Owners() }
 
 // addedNeurons is the number of neurons that each MLP takes up for the lost
 // parameters, as the MLKV authors' convert_to_mlkv.py computes it: Python's
@@ -141,7 +175,7 @@ func addedNeurons(src, dst model.Config) int {
 // convert_to_mlkv.py computes it.
 func kvIntermediateSize(src, dst model.Config) (int, error) {
 	width := dst.KVSize()
-	each := lostParameters(src, dst)/dst.Owner.Owners()/2 + width*dst.HiddenSize
+	each := lostParameters(src, dst)/projections(dst) + width*dst.HiddenSize
 	size := int(math.RoundToEven(float64(each) / float64(dst.HiddenSize+width)))
 	if size < width {
 		return 0, ui.Usagef("key_value_mlp: the lost parameters allow a width of %d, less than the %d channels of the keys that it must hold; choose fewer kv_heads or kv_layers",
@@ -161,14 +195,19 @@ type group struct {
 // single reports whether the group is one head of one layer.
 func (g group) single() bool { return len(g.layers) == 1 && g.count == 1 }
 
-// group returns what a head of an owner is pooled from.
-func (p *plan) group(owner, head int) group {
+// group returns what a head of an owner is pooled from. source is the name of its
+// projection in a layer.
+func (p *plan) group(source string, owner, head int) group {
+	from, to := p.src.Owner, p.dst.Owner
+	if strings.HasPrefix(source, model.Value) {
+		from, to = p.src.ValueOwners(), p.dst.ValueOwners()
+	}
 	g := group{count: p.src.KVHeads / p.dst.KVHeads}
 	g.head = head * g.count
-	for _, l := range p.dst.Owner.Members(owner) {
-		if p.src.Owner.Owns(l) {
+	for _, l := range to.Members(owner) {
+		if from.Owns(l) {
 			g.layers = append(g.layers, l)
-			g.served = append(g.served, len(p.src.Owner.Members(l)))
+			g.served = append(g.served, len(from.Members(l)))
 		}
 	}
 	return g

@@ -17,12 +17,17 @@ import (
 // bytes: 16 bits, as in the paper.
 const cacheElement = 2
 
-// Size is what a conversion changes of a model.
+// Size is what a conversion changes of a model. Where keys and values have owners
+// of their own, KVLayers, KVHeadsTotal and LayerMap are of keys; the members of
+// values are empty elsewhere.
 type Size struct {
 	KVLayers           int    `json:"kv_layers"`
+	ValueKVLayers      int    `json:"value_kv_layers,omitempty"`
 	KVHeads            int    `json:"kv_heads"`       // in each of them
 	KVHeadsTotal       int    `json:"kv_heads_total"` // in all of them
+	ValueHeadsTotal    int    `json:"value_heads_total,omitempty"`
 	LayerMap           string `json:"layer_map"`
+	ValueLayerMap      string `json:"value_layer_map,omitempty"`
 	SharedKeyRotary    string `json:"shared_key_rotary"`
 	IntermediateSize   int    `json:"intermediate_size"`
 	KVIntermediateSize int    `json:"kv_intermediate_size,omitempty"`
@@ -32,11 +37,20 @@ type Size struct {
 
 func sizeOf(c model.Config) Size {
 	return Size{
-		KVLayers: c.Owner.Owners(), KVHeads: c.KVHeads, KVHeadsTotal: c.Owner.Owners() * c.KVHeads,
-		LayerMap: c.Owner.String(), SharedKeyRotary: string(c.SharedKeyRotary),
+		KVLayers: c.Owner.Owners(), ValueKVLayers: c.ValueOwner.Owners(), KVHeads: c.KVHeads,
+		KVHeadsTotal: c.Owner.Owners() * c.KVHeads, ValueHeadsTotal: c.ValueOwner.Owners() * c.KVHeads,
+		LayerMap: c.Owner.String(), ValueLayerMap: c.ValueOwner.String(), SharedKeyRotary: string(c.SharedKeyRotary),
 		IntermediateSize: c.IntermediateSize, KVIntermediateSize: c.KVIntermediateSize,
 		Parameters: c.Parameters(), KVBytesPerToken: c.KVBytes(1, 1, cacheElement),
 	}
+}
+
+// ofValues counts the layers with values, and the heads of values in all of them.
+func (s Size) ofValues() (layers, heads int) {
+	if s.ValueLayerMap == "" {
+		return s.KVLayers, s.KVHeadsTotal
+	}
+	return s.ValueKVLayers, s.ValueHeadsTotal
 }
 
 // Report is the content of convert.json.
@@ -117,7 +131,7 @@ func (p *plan) origins(src *checkpoint.Checkpoint, param model.Param) (string, [
 		if r.source == "" {
 			return "random", nil
 		}
-		if p.unpooled(param.Layer) {
+		if p.unpooled(r.source, param.Layer) {
 			return "random after the kept rows", []Origin{stored(src, model.LayerName(param.Layer, r.source))}
 		}
 		return "random after the pooled rows", p.pooledOrigins(src, param.Layer, r.source)
@@ -136,7 +150,7 @@ func (p *plan) pooledOrigins(src *checkpoint.Checkpoint, owner int, source strin
 	var out []Origin
 	at := map[int]int{} // layer to its place in out
 	for h := range p.dst.KVHeads {
-		for _, s := range p.pool.shares(p.group(owner, h)) {
+		for _, s := range p.pool.shares(p.group(source, owner, h)) {
 			i, ok := at[s.layer]
 			if !ok {
 				i = len(out)
@@ -154,10 +168,10 @@ func (p *plan) pooledOrigins(src *checkpoint.Checkpoint, owner int, source strin
 // fittedOrigins lists the layers whose heads an owner's are fitted to.
 func (p *plan) fittedOrigins(src *checkpoint.Checkpoint, owner int, source string) []Origin {
 	var out []Origin
-	for i, layer := range p.group(owner, 0).layers {
+	for i, layer := range p.group(source, owner, 0).layers {
 		out = append(out, stored(src, model.LayerName(layer, source)))
 		for h := range p.dst.KVHeads {
-			g := p.group(owner, h)
+			g := p.group(source, owner, h)
 			out[i].Heads = append(out[i].Heads, span(g.head, g.count))
 		}
 	}
@@ -201,9 +215,7 @@ func (r *Report) print(s ui.Streams, asJSON bool) error {
 	}
 	t := ui.NewTable("", "before", "after")
 	b, a := r.Before, r.After
-	t.Row("layers with keys and values", b.KVLayers, a.KVLayers)
-	t.Row("key/value heads in each", b.KVHeads, a.KVHeads)
-	t.Row("key/value heads", b.KVHeadsTotal, a.KVHeadsTotal)
+	printHeads(t, b, a)
 	t.Row("MLP size", b.IntermediateSize, a.IntermediateSize)
 	if a.KVIntermediateSize > 0 {
 		t.Row("key/value MLP size", nil, a.KVIntermediateSize)
@@ -222,4 +234,22 @@ func (r *Report) print(s ui.Streams, asJSON bool) error {
 		t.Row(fmt.Sprintf("loss on %d tokens", r.Check.Tokens), ui.Fixed(r.Check.Before, 4), ui.Fixed(r.Check.After, 4))
 	}
 	return t.Text(s.Out)
+}
+
+// printHeads shows the owners and heads before and after, those of values apart
+// where they have owners of their own.
+func printHeads(t *ui.Table, b, a Size) {
+	if b.ValueLayerMap == "" && a.ValueLayerMap == "" {
+		t.Row("layers with keys and values", b.KVLayers, a.KVLayers)
+		t.Row("key/value heads in each", b.KVHeads, a.KVHeads)
+		t.Row("key/value heads", b.KVHeadsTotal, a.KVHeadsTotal)
+		return
+	}
+	layersBefore, headsBefore := b.ofValues()
+	layersAfter, headsAfter := a.ofValues()
+	t.Row("layers with keys", b.KVLayers, a.KVLayers)
+	t.Row("layers with values", layersBefore, layersAfter)
+	t.Row("heads in each", b.KVHeads, a.KVHeads)
+	t.Row("heads of keys", b.KVHeadsTotal, a.KVHeadsTotal)
+	t.Row("heads of values", headsBefore, headsAfter)
 }

@@ -106,7 +106,7 @@ func (w *weights) pool(owner int, source string, size int) ([]float32, error) {
 	out := make([]float32, size)
 	head := size / p.dst.KVHeads
 	for h := range p.dst.KVHeads {
-		g := p.group(owner, h)
+		g := p.group(source, owner, h)
 		dst := out[h*head : (h+1)*head]
 		if err := p.pool.pool(dst, g, from); err != nil {
 			return nil, err
@@ -151,7 +151,7 @@ func (p *plan) recipe(param model.Param) recipe {
 	}
 	switch module {
 	case model.Key, model.Value:
-		if p.unpooled(param.Layer) {
+		if p.unpooled(module, param.Layer) {
 			return recipe{kind: kept}
 		}
 		return recipe{pooled, module + suffix}
@@ -173,5 +173,6 @@ func (p *plan) recipe(param model.Param) recipe {
 	return recipe{kind: kept}
 }
 
-// unpooled reports whether the heads of an owner stay as they are.
-func (p *plan) unpooled(owner int) bool { return p.group(owner, 0).single() }
+// unpooled reports whether the heads of an owner stay as they are. source is the
+// name of their projection in a layer.
+func (p *plan) unpooled(source string, owner int) bool { return p.group(source, owner, 0).single() }
