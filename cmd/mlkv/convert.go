@@ -33,6 +33,9 @@ where they are not given.`,
   mlkv convert models/pythia-160m --kv-layers 4 --kv-heads 12 --out models/mlkv-48
   mlkv convert models/pythia-160m --layer-map 0_0_2_2_4_4_6_6_8_8_10_10 --kv-heads 1 --out models/pairs
 
+  # with values that have owners of their own
+  mlkv convert models/pythia-160m --kv-layers 2 --value-layer-map 0_0_0_0_4_4_4_4_4_4_4_4 --kv-heads 1 --out models/separate
+
   # with shared heads fitted on text
   mlkv convert models/pythia-160m --kv-layers 6 --kv-heads 1 --start absorb --calibration data/train --out models/mlkv-6
 
@@ -62,6 +65,7 @@ where they are not given.`,
 		{"convert.kv_layers", "kv-layers", "layers that own keys and values, spread evenly; 0 keeps all"},
 		{"convert.kv_heads", "kv-heads", "key/value heads in each of them; 0 keeps all"},
 		{"convert.layer_map", "layer-map", "owner of each layer, as 0_0_2_2, instead of --kv-layers"},
+		{"convert.value_layer_map", "value-layer-map", "owner of each layer's values, where another than that of its keys"},
 		{"convert.start", "start", "how shared heads come about: pooling, or absorb with --calibration"},
 		{"convert.calibration.path", "calibration", "packed `shards` or text that --start absorb fits on"},
 		{"convert.calibration.rows", "calibration-rows", "rows of it; 0 takes 32 tokens for each channel of the hidden size"},
@@ -93,6 +97,7 @@ where they are not given.`,
 // convertSettings fills in how the configuration converts.
 func convertSettings(o *convert.Options, c config.Config) {
 	o.KVLayers, o.KVHeads, o.LayerMap = c.Convert.KVLayers, c.Convert.KVHeads, c.Convert.LayerMap
+	o.ValueLayerMap = c.Convert.ValueLayerMap
 	o.Pooling, o.Grow = c.Convert.Pooling, c.Convert.Grow
 	o.SharedKeyRotary = model.KeyRotary(c.Convert.SharedKeyRotary)
 	o.KeyValueMLP, o.Seed, o.DType = c.Convert.KeyValueMLP, c.Convert.Seed, c.Convert.DType

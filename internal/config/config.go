@@ -31,6 +31,9 @@ type Convert struct {
 	KVLayers int    `yaml:"kv_layers"` // layers that own keys and values; 0 keeps all
 	KVHeads  int    `yaml:"kv_heads"`  // key/value heads in such a layer; 0 keeps all
 	LayerMap string `yaml:"layer_map"` // owner of each layer, "0_0_2_2_4_4"; instead of kv_layers
+	// ValueLayerMap is the owner of each layer's values, where it is another than
+	// that of its keys, which kv_layers or layer_map gives.
+	ValueLayerMap string `yaml:"value_layer_map"`
 	// Start is how shared heads come about: pooling, or absorb on Calibration.
 	Start       string      `yaml:"start"`
 	Calibration Calibration `yaml:"calibration"`

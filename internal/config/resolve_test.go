@@ -85,7 +85,7 @@ func TestEveryKeyByEveryMeans(t *testing.T) {
 			return "cpu"
 		case "convert.kv_layers":
 			return "0" // excludes layer_map
-		case "convert.layer_map":
+		case "convert.layer_map", "convert.value_layer_map":
 			return "0_0_2"
 		case "convert.start":
 			return "absorb"
@@ -243,7 +243,7 @@ func TestRefusals(t *testing.T) {
 		"ring-a.yaml":   "extends: ring-b.yaml\n",
 		"ring-b.yaml":   "name: x\nextends: ring-a.yaml\n",
 		"orphan.yaml":   "extends: nowhere.yaml\n",
-		"value.yaml":    "convert:\n  pooling: men\n  layer_map: 0_2\n",
+		"value.yaml":    "convert:\n  pooling: men\n  layer_map: 0_2\n  value_layer_map: 0_2_1\n",
 		"micro.yaml":    "uptrain:\n  micro_rows: 5\n",
 		"merge.yaml":    "x: &a {}\n",
 		"numbers.yaml":  "measure:\n  batches: [8, many]\n",
@@ -275,7 +275,8 @@ func TestRefusals(t *testing.T) {
 		{"missing.yaml", nil, []string{"missing.yaml"}},
 		{"value.yaml", nil, []string{
 			`convert.pooling: expected one of mean, running, first, found "men" (did you mean mean?) (from `, "value.yaml:2)",
-			"convert.layer_map: layer_map \"0_2\"", "value.yaml:3)"}},
+			"convert.layer_map: layer_map \"0_2\"", "value.yaml:3)",
+			"convert.value_layer_map: value_layer_map \"0_2_1\"", "value.yaml:4)"}},
 		{"micro.yaml", nil, []string{"uptrain.micro_rows: expected a divisor of uptrain.rows 24, found 5; choose one of [1 2 3 4 6 8 12 24]"}},
 		{"merge.yaml", nil, []string{"unknown key x"}},
 		{"infinite.yaml", nil, []string{"uptrain.learning_rate: expected more than 0, found NaN"}},

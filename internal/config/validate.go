@@ -141,6 +141,10 @@ func (c Convert) check(k *checker) {
 		k.that(err == nil, "convert.layer_map", "%v", err)
 		k.that(c.KVLayers == 0, "convert.layer_map", "expected either kv_layers or layer_map, found both (kv_layers %d)", c.KVLayers)
 	}
+	if c.ValueLayerMap != "" {
+		_, err := model.ParseOwnerMap(c.ValueLayerMap)
+		k.that(err == nil, "convert.value_layer_map", "value_%v", err)
+	}
 	k.oneOf("convert.start", c.Start, Starts)
 	k.atLeast("convert.calibration.rows", c.Calibration.Rows, 0)
 	k.atLeast("convert.absorb.refit", c.Absorb.Refit, 0)
