@@ -155,7 +155,7 @@ func share(src, dst model.Config, w weights, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 4))
 	d, rot, h := src.HeadSize(), src.RotaryDims(), src.HiddenSize
 	group := src.KVHeads / dst.KVHeads
-	for _, l := range src.Owner.List() {
+	for l := range src.Layers {
 		for kv := range src.KVHeads {
 			first := kv / group * group
 			if kv == first {
@@ -180,8 +180,10 @@ func share(src, dst model.Config, w weights, seed uint64) {
 					name string
 					in   int
 				}{{".weight", h}, {".bias", 1}} {
-					x := w[model.LayerName(l, module)+part.name]
-					n := d * part.in
+					x, n := w[model.LayerName(l, module)+part.name], d*part.in
+					if x == nil {
+						continue // the layer borrows
+					}
 					multiply(x[kv*n:(kv+1)*n], image, x[first*n:(first+1)*n], d, d, part.in)
 				}
 			}

@@ -139,3 +139,23 @@ func TestSeparateIdentity(t *testing.T) {
 		}
 	}
 }
+
+// TestSeparateSource: heads of a model with separate owners that are images of one
+// another become one, and the function stays.
+func TestSeparateSource(t *testing.T) {
+	for _, heads := range []int{1, 2} {
+		for _, weighted := range []bool{false, true} {
+			src := shared(t, small(0.25, true), "0_1_2_2", 4)
+			src = src.WithOwners(src.Owner, shared(t, src, "0_0_2_3", 4).Owner)
+			dst := src
+			dst.KVHeads = heads
+			w := random(src, 45)
+			share(src, dst, w, 46)
+			got := made(t, solved(t, src, dst, w, rows(src, 8, 40, 47), Options{Weighted: weighted}), w)
+			tokens := rows(src, 1, 40, 48)[0]
+			if d := deviation(logits(t, dst, got, tokens), logits(t, src, w, tokens)); d > 1e-4 {
+				t.Errorf("%d heads, weighted %v: logits deviate by %g of the greatest", heads, weighted, d)
+			}
+		}
+	}
+}
