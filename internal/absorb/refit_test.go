@@ -48,14 +48,17 @@ func distance(a, b blas.Matrix[float64]) float64 {
 // unconverted one's, to where no small change of its projection brings it
 // nearer still.
 func TestRefit(t *testing.T) {
-	for _, values := range []string{"0_1_1_1", "0_0_2_2", "0_0_0_0"} {
-		t.Run("values of "+values, func(t *testing.T) { testRefit(t, "0_1_1_1", values) })
+	for _, c := range []struct {
+		values string
+		slack  float64 // of the distance, which the ridge's own term may win
+	}{{"0_1_1_1", 0}, {"0_0_2_2", 1e-5}, {"0_0_0_0", 1e-5}} {
+		t.Run("values of "+c.values, func(t *testing.T) { testRefit(t, c.values, c.slack) })
 	}
 }
 
-func testRefit(t *testing.T, keys, values string) {
+func testRefit(t *testing.T, values string, slack float64) {
 	src := small(0.5, true)
-	dst := shared(t, src, keys, 1)
+	dst := shared(t, src, "0_1_1_1", 1)
 	dst = dst.WithOwners(dst.Owner, shared(t, src, values, 1).Owner)
 	w := random(src, 21)
 	calibration := rows(src, 8, 40, 22)
@@ -80,7 +83,7 @@ func testRefit(t *testing.T, keys, values string) {
 			}
 			moved[name] = slices.Clone(refitted[name])
 			moved[name][i*37] += step
-			if d := distance(attention(t, dst, moved, layer, b), want); d < after*(1-1e-5) { // the ridge aside
+			if d := distance(attention(t, dst, moved, layer, b), want); d < after*(1-slack) {
 				t.Errorf("attention is %.9g from the source's, and %.9g with element %d moved by %g", after, d, i*37, step)
 			}
 		}
