@@ -151,8 +151,19 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestMapsOfDigits: owner maps need no quotes, though YAML takes them for numbers.
+func TestMapsOfDigits(t *testing.T) {
+	for _, m := range []string{"0_1_1_3", "0_0_0_0", "0_1_2_3_4_5_6_7_8_9_10_11_12_13_14_15_16_17_18_19_20_20_20_20"} {
+		layers := strings.Count(m, "_") + 1
+		cfg, err := parseSizes([]byte(strings.Replace(tiny, "layers: 4", fmt.Sprint("layers: ", layers), 1) + "layer_map: " + m + "\n"))
+		if err != nil || cfg.Owner.String() != m {
+			t.Errorf("%s: found %s: %v", m, cfg.Owner, err)
+		}
+	}
+}
+
 func TestSeparateOwners(t *testing.T) {
-	cfg, err := parseSizes([]byte(tiny + "rotary_pct: 0.5\nlayer_map: '0_0_2_2'\nvalue_layer_map: '0_1_1_1'\n"))
+	cfg, err := parseSizes([]byte(tiny + "rotary_pct: 0.5\nlayer_map: 0_0_2_2\nvalue_layer_map: '0_1_1_1'\n"))
 	if err != nil || cfg.Owner.String() != "0_0_2_2" || cfg.ValueOwner.String() != "0_1_1_1" {
 		t.Fatalf("keys of %s, values of %s: %v", cfg.Owner, cfg.ValueOwner, err)
 	}

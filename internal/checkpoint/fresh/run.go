@@ -154,7 +154,7 @@ func Sizes(size string) (model.Config, error) {
 // parseSizes reads the keys of config.json from YAML. Those left out are
 // Pythia's; intermediate_size is four times hidden_size.
 func parseSizes(data []byte) (model.Config, error) {
-	var given map[string]any
+	var given map[string]yaml.Node
 	if err := yaml.Unmarshal(data, &given); err != nil {
 		return model.Config{}, err
 	}
@@ -164,7 +164,14 @@ func parseSizes(data []byte) (model.Config, error) {
 		}
 	}
 	fields := map[string]any{"model_type": "gpt_neox", "shared_key_rotary": string(model.RotaryAfter)}
-	for key, v := range given {
+	for key, node := range given {
+		var v any
+		if err := node.Decode(&v); err != nil {
+			return model.Config{}, fmt.Errorf("%s: %w", key, err)
+		}
+		if strings.HasSuffix(key, "layer_map") && v != nil && node.Kind == yaml.ScalarNode {
+			v = node.Value // 0_0_2_2 is a number to YAML
+		}
 		fields[key] = v
 	}
 	if hidden, ok := fields["hidden_size"].(int); ok && fields["intermediate_size"] == nil {
