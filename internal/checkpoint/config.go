@@ -65,13 +65,13 @@ func (f *fields) sharing(c *model.Config) {
 		return
 	}
 	if f.has("layer_map") {
-		c.Owner = f.ownerMap("", c.Layers)
+		c.Owner = f.ownerMap("layer_map", c.Layers)
 		if n := c.Owner.Owners(); f.err == nil && f.has("num_key_value_layers") && n != owners {
 			f.fail("layer_map", "expected %d owners (num_key_value_layers), found %d", owners, n)
 		}
 	}
 	if f.has("value_layer_map") {
-		*c = c.WithOwners(c.Owner, f.ownerMap("value_", c.Layers))
+		*c = c.WithOwners(c.Owner, f.ownerMap("value_layer_map", c.Layers))
 	}
 	c.SharedKeyRotary = model.RotaryAfter
 	if f.has("shared_key_rotary") {
@@ -87,10 +87,8 @@ func (f *fields) sharing(c *model.Config) {
 	}
 }
 
-// ownerMap reads the layer_map or, with the prefix "value_", the
-// value_layer_map.
-func (f *fields) ownerMap(prefix string, layers int) model.OwnerMap {
-	name := prefix + "layer_map"
+// ownerMap reads a map of as many layers as the model has.
+func (f *fields) ownerMap(name string, layers int) model.OwnerMap {
 	text := f.text(name)
 	if f.err != nil {
 		return nil
@@ -98,7 +96,7 @@ func (f *fields) ownerMap(prefix string, layers int) model.OwnerMap {
 	m, err := model.ParseOwnerMap(text)
 	switch {
 	case err != nil:
-		f.err = fmt.Errorf("%s%w", prefix, err)
+		f.err = fmt.Errorf("%s: %w", name, err)
 	case len(m) != layers:
 		f.fail(name, "expected %d layers (num_hidden_layers), found %d", layers, len(m))
 	}

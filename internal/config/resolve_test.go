@@ -275,8 +275,8 @@ func TestRefusals(t *testing.T) {
 		{"missing.yaml", nil, []string{"missing.yaml"}},
 		{"value.yaml", nil, []string{
 			`convert.pooling: expected one of mean, running, first, found "men" (did you mean mean?) (from `, "value.yaml:2)",
-			"convert.layer_map: layer_map \"0_2\"", "value.yaml:3)",
-			"convert.value_layer_map: value_layer_map \"0_2_1\"", "value.yaml:4)"}},
+			"convert.layer_map: \"0_2\"", "value.yaml:3)",
+			"convert.value_layer_map: \"0_2_1\"", "value.yaml:4)"}},
 		{"micro.yaml", nil, []string{"uptrain.micro_rows: expected a divisor of uptrain.rows 24, found 5; choose one of [1 2 3 4 6 8 12 24]"}},
 		{"merge.yaml", nil, []string{"unknown key x"}},
 		{"infinite.yaml", nil, []string{"uptrain.learning_rate: expected more than 0, found NaN"}},

@@ -143,7 +143,7 @@ func (c Convert) check(k *checker) {
 	}
 	if c.ValueLayerMap != "" {
 		_, err := model.ParseOwnerMap(c.ValueLayerMap)
-		k.that(err == nil, "convert.value_layer_map", "value_%v", err)
+		k.that(err == nil, "convert.value_layer_map", "%v", err)
 	}
 	k.oneOf("convert.start", c.Start, Starts)
 	k.atLeast("convert.calibration.rows", c.Calibration.Rows, 0)

@@ -88,14 +88,14 @@ func targetHeads(src model.Config, heads int) (int, error) {
 
 // withTargetOwners gives a model with the source's owner maps those of the target.
 func withTargetOwners(c model.Config, o Options) (model.Config, error) {
-	both := ownerChoice{what: "keys and values", layerMap: o.LayerMap, kvLayers: o.KVLayers}
+	both := ownerChoice{what: "keys and values", field: "layer_map", layerMap: o.LayerMap, kvLayers: o.KVLayers}
 	if o.ValueLayerMap == "" && c.ValueOwner == nil {
 		m, err := both.owners(c.Owner)
 		return c.WithOwners(m, m), err
 	}
 	ofKeys, ofValues := both, both
 	if o.ValueLayerMap != "" {
-		ofValues = ownerChoice{prefix: "value_", layerMap: o.ValueLayerMap}
+		ofValues = ownerChoice{field: "value_layer_map", layerMap: o.ValueLayerMap}
 	}
 	ofKeys.what, ofValues.what = "keys", "values"
 	keys, err := ofKeys.owners(c.Owner)
@@ -109,7 +109,7 @@ func withTargetOwners(c model.Config, o Options) (model.Config, error) {
 // ownerChoice is what the options say of the owners of keys, of values or of both.
 type ownerChoice struct {
 	what     string // that they own
-	prefix   string // of layer_map in messages
+	field    string // that layerMap comes from
 	layerMap string
 	kvLayers int // instead of layerMap; 0 keeps the source's
 }
@@ -123,9 +123,9 @@ func (o ownerChoice) owners(src model.OwnerMap) (model.OwnerMap, error) {
 	field := "kv_layers"
 	switch {
 	case o.layerMap != "":
-		field = o.prefix + "layer_map"
+		field = o.field
 		if m, err = model.ParseOwnerMap(o.layerMap); err != nil {
-			err = fmt.Errorf("%s%w", o.prefix, err)
+			err = fmt.Errorf("%s: %w", field, err)
 		}
 	case o.kvLayers > src.Owners():
 		err = fmt.Errorf("kv_layers: expected 1 to %d (the layers of the source that own %s), found %d", src.Owners(), o.what, o.kvLayers)

@@ -135,17 +135,16 @@ func (c Config) Validate() error {
 	case c.SharedKeyRotary != RotaryAfter && c.SharedKeyRotary != RotaryBefore:
 		return fmt.Errorf("shared_key_rotary: expected %q or %q, found %q", RotaryAfter, RotaryBefore, c.SharedKeyRotary)
 	}
-	if len(c.Owner) != c.Layers {
-		return fmt.Errorf("layer_map: expected %d layers, found %d", c.Layers, len(c.Owner))
-	}
-	if err := c.Owner.Validate(); err != nil || c.ValueOwner == nil {
-		return err
-	}
-	if len(c.ValueOwner) != c.Layers {
-		return fmt.Errorf("value_layer_map: expected %d layers, found %d", c.Layers, len(c.ValueOwner))
-	}
-	if err := c.ValueOwner.Validate(); err != nil {
-		return fmt.Errorf("value_%w", err)
+	for _, m := range []struct {
+		name   string
+		owners OwnerMap
+	}{{"layer_map", c.Owner}, {"value_layer_map", c.ValueOwners()}} {
+		if len(m.owners) != c.Layers {
+			return fmt.Errorf("%s: expected %d layers, found %d", m.name, c.Layers, len(m.owners))
+		}
+		if err := m.owners.Validate(); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ func TestParseOwnerMap(t *testing.T) {
 	}
 	for s, want := range map[string]string{
 		"0_2_2":  "layer 1 names owner 2",
-		"0_0_1":  "owns no keys",
+		"0_0_1":  "owns nothing itself",
 		"0_x":    `found "x"`,
 		"":       `found ""`,
 		"1":      "layer 0 names owner 1",

@@ -28,19 +28,20 @@ func ContiguousOwners(layers, owners int) (OwnerMap, error) {
 	return m, nil
 }
 
-// ParseOwnerMap reads a map in the form "0_0_2_2_4_4".
+// ParseOwnerMap reads a map in the form "0_0_2_2_4_4". Errors begin with the text;
+// the field that it comes from is the caller's to name.
 func ParseOwnerMap(s string) (OwnerMap, error) {
 	parts := strings.Split(s, "_")
 	m := make(OwnerMap, len(parts))
 	for i, p := range parts {
 		n, err := strconv.Atoi(p)
 		if err != nil {
-			return nil, fmt.Errorf("layer_map %q: layer %d: expected a layer number, found %q", s, i, p)
+			return nil, fmt.Errorf("%q: layer %d: expected a layer number, found %q", s, i, p)
 		}
 		m[i] = n
 	}
 	if err := m.Validate(); err != nil {
-		return nil, fmt.Errorf("layer_map %q: %w", s, err)
+		return nil, fmt.Errorf("%q: %w", s, err)
 	}
 	return m, nil
 }
@@ -60,9 +61,9 @@ func (m OwnerMap) Validate() error {
 	for i, o := range m {
 		switch {
 		case o < 0 || o > i:
-			return fmt.Errorf("layer_map: layer %d names owner %d; an owner is the layer itself or an earlier one (0 to %d)", i, o, i)
+			return fmt.Errorf("layer %d names owner %d; an owner is the layer itself or an earlier one (0 to %d)", i, o, i)
 		case m[o] != o:
-			return fmt.Errorf("layer_map: layer %d names owner %d, which owns no keys and values itself (its own owner is %d)", i, o, m[o])
+			return fmt.Errorf("layer %d names owner %d, which owns nothing itself (its own owner is %d)", i, o, m[o])
 		}
 	}
 	return nil

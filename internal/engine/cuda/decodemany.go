@@ -99,8 +99,8 @@ func (d *decoder) manySplit(l deviceLayer, b batch) (done bool, err error) {
 const leastParts = 3
 
 // manyOut is addNormalised by a product whose inner dimension is divided among blocks,
-// and a norm that adds their parts up. Two thirds of the multiprocessors are as fast as
-// all of them, since there are fewer parts (docs/decode.md).
+// and a norm that adds their parts up. Two thirds of the multiprocessors are no
+// slower than all of them (docs/decode.md).
 func (d *decoder) manyOut(l deviceLayer, b batch, after affine) (done bool, err error) {
 	shapes, err := d.manyTiles()
 	if err != nil {
